@@ -1,0 +1,66 @@
+package gozc
+
+import (
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"strings"
+
+	"ray-zerocopy/gozc/image"
+	"ray-zerocopy/gozc/layout"
+	"ray-zerocopy/gozc/shm"
+)
+
+// errArgument is returned when the caller passes a number that cannot be what it stands for.
+var errArgument = errors.New("invalid argument")
+
+// codes gives each error the word that Python knows it by. What is not here comes from the system.
+var codes = []struct {
+	sentinel error
+	code     string
+}{
+	{image.ErrForeign, "foreign"},
+	{image.ErrByteOrder, "foreign"},
+	{image.ErrVersion, "version"},
+	{image.ErrDamaged, "damaged"},
+	{image.ErrInput, "argument"},
+	{layout.ErrBlock, "argument"},
+	{errArgument, "argument"},
+	{shm.ErrMode, "argument"},
+	{shm.ErrUnknown, "argument"},
+	{shm.ErrPrivate, "private"},
+	{shm.ErrNoFile, "nofile"},
+	{shm.ErrUnsupported, "unsupported"},
+}
+
+// coded puts the code and a colon before the text of an error: gopy hands over the text alone.
+func coded(err error) error {
+	if err == nil {
+		return nil
+	}
+	for _, known := range codes {
+		if errors.Is(err, known.sentinel) {
+			return fmt.Errorf("%s: %w", known.code, err)
+		}
+	}
+	return fmt.Errorf("system: %w", err)
+}
+
+// recovered ends every exported function. It gives the error its code, and makes one of a panic, which would
+// end the Python process.
+func recovered(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("panic: %v\n%s", p, stackTop())
+		return
+	}
+	*err = coded(*err)
+}
+
+// stackTop returns the lines of the stack that show where the panic was.
+func stackTop() string {
+	// A call takes two lines. Skip the title and Stack, stackTop, recovered and panic; show the four innermost others.
+	const skip, show = 9, 8
+	lines := strings.Split(string(debug.Stack()), "\n")
+	lines = lines[min(skip, len(lines)):]
+	return strings.Join(lines[:min(show, len(lines))], "\n")
+}

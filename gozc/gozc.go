@@ -1,0 +1,182 @@
+// Package gozc is what Python sees of the Go core, through gopy. It has no logic of its own.
+//
+// Integers and strings go in; an (int64, error) or a (string, error) comes out. Other shapes are dropped by
+// gopy without a word, or leak. Addresses are those of memory that the caller keeps alive during the call;
+// nothing is kept after it. An error's text begins with a code and a colon: foreign, version, damaged,
+// argument, private, nofile, unsupported, system or panic.
+package gozc
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"ray-zerocopy/gozc/image"
+	"ray-zerocopy/gozc/layout"
+	"ray-zerocopy/gozc/shm"
+)
+
+// FormatVersion returns the version of the image format that is written and read.
+func FormatVersion() (version int64, err error) {
+	defer recovered(&err)
+	return image.Version, nil
+}
+
+// Plan lays out the blocks, count rows of address and length. It writes each block's offset in the data to
+// offsets, and to segments, which has room for count+1 rows, each segment's address (0: to be packed), offset
+// and length. It returns the number of segments.
+func Plan(blocks, count, offsets, segments int64) (segmentCount int64, err error) {
+	defer recovered(&err)
+	list, err := viewBlocks(blocks, count)
+	if err != nil {
+		return 0, err
+	}
+	offsetRows, err := viewRows("offsets", offsets, count, 1)
+	if err != nil {
+		return 0, err
+	}
+	plan, err := layout.Plan(list)
+	if err != nil {
+		return 0, err
+	}
+	segmentRows, err := viewRows("segments", segments, int64(len(plan.Segments)), 3)
+	if err != nil {
+		return 0, err
+	}
+	copy(offsetRows, plan.Offsets)
+	for i, segment := range plan.Segments {
+		copy(segmentRows[3*i:], []int64{segment.Address, segment.Offset, segment.Length})
+	}
+	return int64(len(plan.Segments)), nil
+}
+
+// Pack copies the blocks that Plan has put into the packed segment, which lies at segmentOffset in the data, to
+// dst, the length bytes for that segment. It returns length.
+func Pack(blocks, count, offsets, segmentOffset, dst, length int64) (packed int64, err error) {
+	defer recovered(&err)
+	list, err := viewBlocks(blocks, count)
+	if err != nil {
+		return 0, err
+	}
+	offsetRows, err := viewRows("offsets", offsets, count, 1)
+	if err != nil {
+		return 0, err
+	}
+	if segmentOffset < 0 {
+		return 0, fmt.Errorf("%w: segment offset %d", errArgument, segmentOffset)
+	}
+	buffer, err := viewBytes("packed segment", dst, length)
+	if err != nil {
+		return 0, err
+	}
+	return length, layout.Pack(list, offsetRows, segmentOffset, buffer)
+}
+
+// HeadSize returns the length of the head of an image with so many segments and blocks and a skeleton and an
+// index of so many bytes.
+func HeadSize(segments, blocks, skeleton, index int64) (size int64, err error) {
+	defer recovered(&err)
+	return image.HeadSize(int(segments), int(blocks), skeleton, index)
+}
+
+// EncodeHead writes the head of an image to dst, size bytes as HeadSize says. segments and offsets are what
+// Plan has written for blocks; skeleton is skeletonSize bytes, index the JSON text. It returns size.
+func EncodeHead(
+	dst, size, segments, segmentCount, blocks, offsets, blockCount, skeleton, skeletonSize int64, index string,
+) (written int64, err error) {
+	defer recovered(&err)
+	buffer, err := viewBytes("head", dst, size)
+	if err != nil {
+		return 0, err
+	}
+	segmentTable, err := viewSegments(segments, segmentCount)
+	if err != nil {
+		return 0, err
+	}
+	list, err := viewBlocks(blocks, blockCount)
+	if err != nil {
+		return 0, err
+	}
+	offsetRows, err := viewRows("offsets", offsets, blockCount, 1)
+	if err != nil {
+		return 0, err
+	}
+	pickle, err := viewBytes("skeleton", skeleton, skeletonSize)
+	if err != nil {
+		return 0, err
+	}
+	return size, image.EncodeHead(buffer, segmentTable, placeBlocks(list, offsetRows), pickle, []byte(index))
+}
+
+// CheckHead checks the head of an image: length bytes at head, which begin with the image, of imageSize bytes
+// that are at hand of the whole image. It returns the number of blocks.
+func CheckHead(head, length, imageSize int64) (blockCount int64, err error) {
+	defer recovered(&err)
+	bytes, err := viewBytes("head", head, length)
+	if err != nil {
+		return 0, err
+	}
+	if imageSize < 0 {
+		return 0, fmt.Errorf("%w: an image of %d bytes", errArgument, imageSize)
+	}
+	checked, err := image.Check(bytes, imageSize)
+	return int64(len(checked.Blocks)), err
+}
+
+// Index checks the head of an image and its index, and returns the index, a JSON text. The data does not have
+// to be at hand.
+func Index(head, length int64) (index string, err error) {
+	defer recovered(&err)
+	bytes, err := viewBytes("head", head, length)
+	if err != nil {
+		return "", err
+	}
+	checked, err := image.Check(bytes, math.MaxInt64)
+	if err != nil {
+		return "", err
+	}
+	if _, err := image.DecodeIndex(checked); err != nil {
+		return "", err
+	}
+	return string(checked.Index), nil
+}
+
+// Map maps length bytes of shared memory at address again, in mode 1 copy-on-write or 2 read-only, and returns
+// the new address. raylet is the process that holds the store's file open, 0 if unknown.
+func Map(address, length, raylet, mode int64) (mapped int64, err error) {
+	defer recovered(&err)
+	if address <= 0 || length <= 0 || length > maxAddress-address || raylet < 0 || raylet > math.MaxInt32 {
+		return 0, fmt.Errorf("%w: map %d bytes at address %d with process %d", errArgument, length, address, raylet)
+	}
+	return shm.Map(address, length, int(raylet), shm.Mode(mode))
+}
+
+// Unmap undoes Map, given the address that it returned. It returns that address.
+func Unmap(address int64) (unmapped int64, err error) {
+	defer recovered(&err)
+	return address, shm.Unmap(address)
+}
+
+// Prefault fills the page tables for length bytes at address, with several threads where that pays. It returns
+// length.
+func Prefault(address, length int64) (filled int64, err error) {
+	defer recovered(&err)
+	if _, err := viewBytes("memory", address, length); err != nil {
+		return 0, err
+	}
+	return length, shm.Prefault(address, length)
+}
+
+// Panic panics with text. It exists so that a test can see what becomes of a panic in Python.
+func Panic(text string) (never int64, err error) {
+	defer recovered(&err)
+	panic(text)
+}
+
+// Sleep waits and returns milliseconds. It exists so that a test can see that other Python threads run during a
+// call.
+func Sleep(milliseconds int64) (slept int64, err error) {
+	defer recovered(&err)
+	time.Sleep(time.Duration(milliseconds) * time.Millisecond)
+	return milliseconds, nil
+}

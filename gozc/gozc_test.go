@@ -1,0 +1,197 @@
+package gozc
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math"
+	"runtime"
+	"strings"
+	"testing"
+
+	"ray-zerocopy/gozc/image"
+	"ray-zerocopy/gozc/layout"
+	"ray-zerocopy/gozc/mem"
+	"ray-zerocopy/gozc/shm"
+)
+
+// address pins memory for the time of a test, as Python keeps its own alive.
+func address[T byte | int64](t *testing.T, memory []T) int64 {
+	t.Helper()
+	var pin runtime.Pinner
+	pin.Pin(&memory[0])
+	t.Cleanup(pin.Unpin)
+	return mem.Address(memory)
+}
+
+func must(t *testing.T) func(int64, error) int64 {
+	return func(value int64, err error) int64 {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return value
+	}
+}
+
+func wantCode(t *testing.T, what, code string, err error) {
+	t.Helper()
+	if err == nil || !strings.HasPrefix(err.Error(), code+": ") {
+		t.Errorf("%s: %v, want the code %q", what, err, code)
+	}
+}
+
+// The calls that Python makes to write and to read an image.
+func TestImageThroughAddresses(t *testing.T) {
+	must := must(t)
+	large, small := make([]byte, 100000), []byte("small")
+	for i := range large {
+		large[i] = byte(i % 253)
+	}
+	const count = 3
+	blocks := []int64{address(t, large), 100000, address(t, small), 5, address(t, large) + 1000, 10}
+	offsets, segments := make([]int64, count), make([]int64, 3*(count+1))
+	at := address(t, blocks)
+	n := must(Plan(at, count, address(t, offsets), address(t, segments)))
+	if want := []int64{blocks[0], 0, 100000, 0, 100032, 2048}; n != 2 || fmt.Sprint(segments[:6]) != fmt.Sprint(want) {
+		t.Fatalf("%d segments %v, want %v", n, segments, want)
+	}
+	if want := []int64{0, 100032, 1000}; fmt.Sprint(offsets) != fmt.Sprint(want) {
+		t.Fatalf("offsets %v, want %v", offsets, want)
+	}
+
+	skeleton := []byte("the skeleton")
+	index := `{"tensors":[{"name":"a","dtype":"uint8","shape":[5],"stride":[1],"segment":1,"offset":0,"persistent":true}]}`
+	size := must(HeadSize(n, count, int64(len(skeleton)), int64(len(index))))
+	head := make([]byte, size)
+	must(EncodeHead(address(t, head), size, address(t, segments), n, at, address(t, offsets), count,
+		address(t, skeleton), int64(len(skeleton)), index))
+	packed := make([]byte, 2048)
+	must(Pack(at, count, address(t, offsets), 100032, address(t, packed), 2048))
+
+	whole := append(append(append(bytes.Clone(head), large...), make([]byte, 32)...), packed...)
+	length := int64(len(whole))
+	if got := must(CheckHead(address(t, whole), length, length)); got != count {
+		t.Fatalf("%d blocks", got)
+	}
+	if got, err := Index(address(t, head), size); err != nil || got != index {
+		t.Fatalf("%s, %v", got, err)
+	}
+	r, err := image.Open(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, got, _ := r.Tensor("a"); string(got) != "small" {
+		t.Fatalf("%q", got)
+	}
+
+	_, err = CheckHead(address(t, whole), length, length-1)
+	wantCode(t, "cut off", "damaged", err)
+	_, err = CheckHead(address(t, large), 100000, 100000)
+	wantCode(t, "no image", "foreign", err)
+	_, err = Index(address(t, large), 100000)
+	wantCode(t, "index of no image", "foreign", err)
+	whole[8] = 9
+	_, err = CheckHead(address(t, whole), length, length)
+	wantCode(t, "later version", "version", err)
+	_, err = EncodeHead(address(t, head), size, address(t, segments), n, at, address(t, offsets), count,
+		address(t, skeleton), int64(len(skeleton)), strings.Replace(index, "[5]", "[5000]", 1))
+	wantCode(t, "tensor outside its segment", "argument", err)
+	blocks[1] = -1
+	_, err = Plan(at, count, address(t, offsets), address(t, segments))
+	wantCode(t, "negative block", "argument", err)
+}
+
+func TestImageOfNothing(t *testing.T) {
+	must := must(t)
+	if n := must(Plan(0, 0, 0, 0)); n != 0 {
+		t.Fatalf("%d segments", n)
+	}
+	must(Pack(0, 0, 0, 0, 0, 0))
+	size := must(HeadSize(0, 0, 0, 14))
+	head := make([]byte, size)
+	must(EncodeHead(address(t, head), size, 0, 0, 0, 0, 0, 0, 0, `{"tensors":[]}`))
+	if n := must(CheckHead(address(t, head), size, size)); n != 0 {
+		t.Fatalf("%d blocks", n)
+	}
+}
+
+// No number that Python can pass by mistake may end the process: these would all be read or written otherwise.
+func TestImpossibleNumbersAreArgumentErrors(t *testing.T) {
+	table := make([]int64, 100)
+	at := address(t, table)
+	empty := `{"tensors":[]}`
+	call := func(value int64, err error) error { return err }
+	for name, err := range map[string]error{
+		"Plan null":               call(Plan(0, 1, at, at)),
+		"Plan null offsets":       call(Plan(at, 1, 0, at)),
+		"Plan negative count":     call(Plan(at, -1, at, at)),
+		"Plan negative address":   call(Plan(-8, 1, at, at)),
+		"Plan huge count":         call(Plan(at, math.MaxInt64, at, at)),
+		"Plan count overflows":    call(Plan(at, 1<<60, at, at)),
+		"Plan unaligned":          call(Plan(at+1, 1, at, at)),
+		"Pack null blocks":        call(Pack(0, 1, at, 0, at, 8)),
+		"Pack null offsets":       call(Pack(at, 1, 0, 0, at, 8)),
+		"Pack null dst":           call(Pack(at, 1, at, 0, 0, 8)),
+		"Pack negative offset":    call(Pack(at, 1, at, -1, at, 8)),
+		"Pack negative length":    call(Pack(at, 1, at, 0, at, -8)),
+		"HeadSize negative":       call(HeadSize(-1, 0, 0, 0)),
+		"HeadSize huge":           call(HeadSize(math.MaxInt64, math.MaxInt64, math.MaxInt64, math.MaxInt64)),
+		"EncodeHead null":         call(EncodeHead(0, 2048, 0, 0, 0, 0, 0, 0, 0, empty)),
+		"EncodeHead small":        call(EncodeHead(at, 800, 0, 0, 0, 0, 0, 0, 0, empty)),
+		"EncodeHead segments":     call(EncodeHead(at, 800, 0, 1, 0, 0, 0, 0, 0, empty)),
+		"EncodeHead blocks":       call(EncodeHead(at, 800, 0, 0, 0, at, 1, 0, 0, empty)),
+		"EncodeHead offsets":      call(EncodeHead(at, 800, 0, 0, at, 0, 1, 0, 0, empty)),
+		"EncodeHead skeleton":     call(EncodeHead(at, 800, 0, 0, 0, 0, 0, 0, 1, empty)),
+		"CheckHead null":          call(CheckHead(0, 1, 1)),
+		"CheckHead negative":      call(CheckHead(at, -1, 1)),
+		"CheckHead image":         call(CheckHead(at, 800, -1)),
+		"CheckHead end of memory": call(CheckHead(math.MaxInt64, 1, 1)),
+		"Map null":                call(Map(0, 1, 0, 1)),
+		"Map nothing":             call(Map(at, 0, 0, 1)),
+		"Map overflow":            call(Map(math.MaxInt64, math.MaxInt64, 0, 1)),
+		"Map raylet":              call(Map(at, 1, -1, 1)),
+		"Unmap unknown":           call(Unmap(at)),
+		"Prefault null":           call(Prefault(0, 1)),
+		"Prefault negative":       call(Prefault(at, -1)),
+		"Prefault overflow":       call(Prefault(math.MaxInt64-10, 10)),
+	} {
+		if runtime.GOOS != "linux" && name == "Unmap unknown" {
+			continue
+		}
+		wantCode(t, name, "argument", err)
+	}
+	_, err := Index(0, 1)
+	wantCode(t, "Index null", "argument", err)
+}
+
+func TestPanicIsAnErrorThatSaysWhere(t *testing.T) {
+	_, err := Panic("on purpose")
+	wantCode(t, "Panic", "panic", err)
+	if text := err.Error(); !strings.HasPrefix(text, "panic: on purpose\nray-zerocopy/gozc.Panic(") {
+		t.Fatal(text)
+	}
+}
+
+func TestSleepAndVersion(t *testing.T) {
+	if slept := must(t)(Sleep(1)); slept != 1 {
+		t.Fatal(slept)
+	}
+	if version := must(t)(FormatVersion()); version != 1 {
+		t.Fatal(version)
+	}
+}
+
+func TestEverySentinelHasItsCode(t *testing.T) {
+	for sentinel, code := range map[error]string{
+		image.ErrForeign: "foreign", image.ErrByteOrder: "foreign", image.ErrVersion: "version", image.ErrDamaged: "damaged",
+		image.ErrInput: "argument", layout.ErrBlock: "argument", errArgument: "argument", shm.ErrMode: "argument",
+		shm.ErrUnknown: "argument", shm.ErrPrivate: "private", shm.ErrNoFile: "nofile", shm.ErrUnsupported: "unsupported",
+		errors.New("other"): "system",
+	} {
+		wantCode(t, sentinel.Error(), code, coded(fmt.Errorf("%w: in detail", sentinel)))
+	}
+	if coded(nil) != nil {
+		t.Error("no error has a code")
+	}
+}

@@ -1,0 +1,140 @@
+package image
+
+import (
+	"bytes"
+	"errors"
+	"math"
+	"math/rand"
+	"reflect"
+	"testing"
+	"time"
+)
+
+func TestHeadRoundTrip(t *testing.T) {
+	image := sampleImage(t)
+	head, err := Check(image, int64(len(image)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Head{
+		ImageSize: int64(len(image)), HeadSize: minHeadSize, Checksum: order.Uint32(image[atChecksum:]),
+		Segments: sampleSegments, Blocks: sampleBlocks, Skeleton: sampleSkeleton, Index: sampleIndex,
+	}
+	if !reflect.DeepEqual(head, want) {
+		t.Fatalf("got  %+v\nwant %+v", head, want)
+	}
+}
+
+func TestRandomHeadsRoundTrip(t *testing.T) {
+	seed := time.Now().UnixNano()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewSource(seed))
+	for range 300 {
+		segments := make([]Range, random.Intn(20))
+		var end int64
+		for i := range segments {
+			segments[i] = Range{align(end), 1 + random.Int63n(1<<40)}
+			end = segments[i].Offset + segments[i].Length
+		}
+		blocks := make([]Range, random.Intn(200))
+		for i := range blocks {
+			if len(segments) > 0 && random.Intn(10) > 0 {
+				segment := segments[random.Intn(len(segments))]
+				inside := random.Int63n(segment.Length)
+				blocks[i] = Range{segment.Offset + inside, 1 + random.Int63n(segment.Length-inside)}
+			}
+		}
+		skeleton := make([]byte, random.Intn(5000))
+		random.Read(skeleton)
+		index := append([]byte(`{"tensors":[]}`), bytes.Repeat([]byte{' '}, random.Intn(200))...)
+
+		encoded := encode(t, segments, blocks, skeleton, index)
+		head, err := Check(encoded, int64(len(encoded))+end)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := Head{int64(len(encoded)) + end, int64(len(encoded)), head.Checksum, segments, blocks, skeleton, index}
+		if !reflect.DeepEqual(head, want) {
+			t.Fatalf("got  %+v\nwant %+v", head, want)
+		}
+	}
+}
+
+func TestHeadSize(t *testing.T) {
+	for _, test := range []struct {
+		segments, blocks int
+		skeleton, index  int64
+		want             int64
+	}{
+		{0, 0, 0, 0, 2048},
+		{0, 0, 0, 1920, 2048}, // 128 + 1920
+		{0, 0, 0, 1921, 2112},
+		{4, 0, 1, 1856 - 64, 2048}, // 192, 192 + 64, 256 + 1792
+		{4, 1, 1, 1856 - 64, 2112},
+		{1000, 3000, 10, 10, 128 + 64000 + 64 + 64},
+	} {
+		got, err := HeadSize(test.segments, test.blocks, test.skeleton, test.index)
+		if err != nil || got != test.want {
+			t.Errorf("%+v: got %d, %v", test, got, err)
+		}
+	}
+	for _, bad := range [][4]int64{
+		{-1, 0, 0, 0}, {0, -1, 0, 0}, {0, 0, -1, 0}, {0, 0, 0, -1},
+		{math.MaxInt64, 0, 0, 0}, {0, math.MaxInt64, 0, 0}, {0, 0, math.MaxInt64, 0}, {0, 0, 0, math.MaxInt64},
+	} {
+		if size, err := HeadSize(int(bad[0]), int(bad[1]), bad[2], bad[3]); !errors.Is(err, ErrInput) {
+			t.Errorf("%v: %d, %v", bad, size, err)
+		}
+	}
+}
+
+func TestEncodeRefusesWhatAReaderWould(t *testing.T) {
+	index := []byte(`{"tensors":[]}`)
+	for name, test := range map[string]struct {
+		segments, blocks []Range
+		index            []byte
+	}{
+		"empty segment":               {[]Range{{0, 0}}, nil, index},
+		"first segment not at 0":      {[]Range{{64, 1}}, nil, index},
+		"gap between segments":        {[]Range{{0, 1}, {128, 1}}, nil, index},
+		"segments overlap":            {[]Range{{0, 100}, {64, 1}}, nil, index},
+		"segments overflow":           {[]Range{{0, math.MaxInt64}}, nil, index},
+		"data and head overflow":      {[]Range{{0, math.MaxInt64 - 64}}, nil, index},
+		"block without segments":      {nil, []Range{{0, 1}}, index},
+		"block across segments":       {[]Range{{0, 64}, {64, 64}}, []Range{{32, 64}}, index},
+		"block between segments":      {[]Range{{0, 1}, {64, 64}}, []Range{{2, 1}}, index},
+		"block past the end":          {[]Range{{0, 64}}, []Range{{0, 65}}, index},
+		"block overflow":              {[]Range{{0, 64}}, []Range{{63, math.MaxInt64}}, index},
+		"negative block":              {[]Range{{0, 64}}, []Range{{-1, 1}}, index},
+		"empty block not at 0":        {[]Range{{0, 64}}, []Range{{1, 0}}, index},
+		"no index":                    {nil, nil, nil},
+		"tensor outside its segment":  {nil, nil, sampleIndex},
+		"index is not an object":      {nil, nil, []byte(`[]`)},
+		"index of tensors with a key": {nil, nil, []byte(`{"tensors":[],"more":1}`)},
+	} {
+		size, err := HeadSize(len(test.segments), len(test.blocks), 0, int64(len(test.index)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := EncodeHead(make([]byte, size), test.segments, test.blocks, nil, test.index); !errors.Is(err, ErrInput) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, size := range []int{0, 2047, 2049, 2112} {
+		if err := EncodeHead(make([]byte, size), nil, nil, nil, index); !errors.Is(err, ErrInput) {
+			t.Errorf("room of %d bytes: %v", size, err)
+		}
+	}
+}
+
+func TestPaddingOfTheHeadIsZero(t *testing.T) {
+	head := bytes.Repeat([]byte{0xFF}, minHeadSize)
+	if err := EncodeHead(head, nil, nil, []byte("x"), []byte(`{"tensors":[]}`)); err != nil {
+		t.Fatal(err)
+	}
+	for _, gap := range [][2]int{{84, 128}, {129, 192}, {192 + 14, minHeadSize}} {
+		if !bytes.Equal(head[gap[0]:gap[1]], make([]byte, gap[1]-gap[0])) {
+			t.Errorf("bytes %v are not zero", gap)
+		}
+	}
+}
