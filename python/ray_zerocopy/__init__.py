@@ -1,0 +1,11 @@
+"""Many Ray workers, one copy of the model."""
+
+from importlib.metadata import version
+
+from . import errors
+from .store import isolation
+from .wrappers import ModelWrapper
+
+__version__ = version("ray-zerocopy")
+
+__all__ = ["ModelWrapper", "__version__", "errors", "isolation"]

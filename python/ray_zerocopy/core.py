@@ -1,0 +1,188 @@
+"""The only import of the Go extension: loaded on first use, guarded against forks, its errors mapped.
+
+A process that was forked after the Go runtime had started must not call into it: the runtime's threads do not
+exist there and the call can hang for ever. So every call compares the process id with that of the process that loaded
+the extension (0.15 us; `os.register_at_fork` would miss forks made by C code).
+
+Addresses and lengths go in as integers; the caller keeps the memory alive during the call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from . import errors
+
+COPY_ON_WRITE = 1
+READ_ONLY = 2
+
+_extension: ModuleType | None = None
+_pid = 0
+
+
+class NotShared(Exception):
+    """The address does not lie in a shared mapping: it is this process's own memory already."""
+
+
+class Unsupported(Exception):
+    """This operating system cannot map the store's memory a second time."""
+
+
+_ERRORS: dict[str, Callable[[str], Exception]] = {
+    "foreign": errors.ForeignImageError,
+    "version": errors.ImageVersionError,
+    "damaged": errors.DamagedImageError,
+    "private": NotShared,
+    "unsupported": Unsupported,
+    "nofile": errors.MappingError,
+    "system": errors.MappingError,
+}
+
+
+def _load() -> ModuleType:
+    global _extension, _pid
+    if _extension is not None:
+        raise errors.ForkedProcessError("calling the Go core")
+    try:
+        extension = importlib.import_module("ray_zerocopy._gozc")
+    except ImportError as cause:
+        raise errors.CoreUnavailableError(
+            f"the compiled core ray_zerocopy._gozc cannot be loaded ({cause}). It is built when the package is "
+            "installed, for one version of Python and one kind of processor: run `pip install ray-zerocopy` (or "
+            "`pip install .` in a checkout; a C compiler is needed) with the interpreter that runs this "
+            f"program, {sys.executable}."
+        ) from cause
+    _extension, _pid = extension, os.getpid()
+    return extension
+
+
+def preload() -> None:
+    """Import the extension now: the Go runtime needs some milliseconds, and starts beside whatever else is done.
+
+    Whatever is wrong with it is left to the first call.
+    """
+    if _extension is None:
+        with contextlib.suppress(errors.CoreUnavailableError):
+            _load()
+
+
+def _call(name: str, *arguments: int | str) -> Any:
+    extension = _extension if _pid == os.getpid() and _extension is not None else _load()
+    try:
+        return getattr(extension, "gozc_" + name)(*arguments)
+    except RuntimeError as cause:
+        code, _, text = str(cause).partition(": ")
+        raise _ERRORS.get(code, errors.CoreError)(text if code in _ERRORS else str(cause)) from None
+
+
+def plan(blocks: int, count: int, offsets: int, segments: int) -> int:
+    """Lay ``count`` blocks out in segments.
+
+    Args:
+        blocks: address of ``count`` rows of two int64: address and length of a block.
+        count: number of blocks.
+        offsets: address of room for ``count`` int64: each block's offset in the data.
+        segments: address of room for ``count + 1`` rows of three int64: a segment's source address (0: packed from
+            small blocks), offset in the data and length.
+
+    Returns:
+        The number of segments.
+    """
+    return int(_call("Plan", blocks, count, offsets, segments))
+
+
+def pack(blocks: int, count: int, offsets: int, segment_offset: int, destination: int, length: int) -> None:
+    """Copy the blocks that lie in the packed segment into its buffer of ``length`` bytes at ``destination``."""
+    _call("Pack", blocks, count, offsets, segment_offset, destination, length)
+
+
+def head_size(segments: int, blocks: int, skeleton: int, index: int) -> int:
+    """Bytes of the head of an image with so many segments and blocks, and skeleton and index of so many bytes."""
+    return int(_call("HeadSize", segments, blocks, skeleton, index))
+
+
+def encode_head(
+    destination: int,
+    size: int,
+    segments: int,
+    segment_count: int,
+    blocks: int,
+    offsets: int,
+    block_count: int,
+    skeleton: int,
+    skeleton_size: int,
+    index: str,
+) -> None:
+    """Write the head of an image into ``size`` bytes (of `head_size`) at ``destination``."""
+    _call(
+        "EncodeHead",
+        destination,
+        size,
+        segments,
+        segment_count,
+        blocks,
+        offsets,
+        block_count,
+        skeleton,
+        skeleton_size,
+        index,
+    )
+
+
+def check_head(head: int, length: int, image_size: int) -> int:
+    """Validate the head of an image.
+
+    Args:
+        head: address of the head.
+        length: bytes that may be read there.
+        image_size: bytes of the whole image at hand, data included.
+
+    Returns:
+        The number of blocks.
+
+    Raises:
+        ForeignImageError, ImageVersionError, DamagedImageError: the bytes are not a sound image.
+    """
+    return int(_call("CheckHead", head, length, image_size))
+
+
+def index(head: int, length: int) -> str:
+    """The index of named tensors, as validated JSON."""
+    return str(_call("Index", head, length))
+
+
+def map(address: int, length: int, raylet: int, mode: int) -> int:
+    """Map the shared memory at ``address`` a second time, `COPY_ON_WRITE` or `READ_ONLY`.
+
+    Args:
+        address: start of the bytes in a shared mapping of this process.
+        length: number of bytes.
+        raylet: process id of this node's raylet, which holds the store's file open, or 0 if unknown.
+        mode: `COPY_ON_WRITE` or `READ_ONLY`.
+
+    Returns:
+        The address of the same bytes in the new mapping.
+
+    Raises:
+        NotShared: ``address`` is in this process's own memory.
+        Unsupported: not on this operating system.
+        MappingError: the store's file cannot be found or opened, or the system refused the mapping.
+    """
+    return int(_call("Map", address, length, raylet, mode))
+
+
+def unmap(address: int) -> None:
+    """Undo `map`. Does nothing in a forked child, where the mapping goes with the process."""
+    if _pid == os.getpid():
+        _call("Unmap", address)
+
+
+def prefault(address: int, length: int) -> None:
+    """Fill the page tables for ``length`` bytes at ``address`` on several threads."""
+    _call("Prefault", address, length)

@@ -1,0 +1,145 @@
+"""The errors that ray-zerocopy raises. Each says what is wrong, with which part, and the way out."""
+
+from __future__ import annotations
+
+
+class RayZeroCopyError(Exception):
+    """Base class of every error that ray-zerocopy raises on its own account."""
+
+
+# --- putting a model -----------------------------------------------------------------------------
+
+
+class RayNotInitializedError(RayZeroCopyError, RuntimeError):
+    """Ray does not run in this process."""
+
+    def __init__(self, action: str) -> None:
+        super().__init__(
+            f"{action} needs Ray, which is not initialized in this process. Call ray.init() first, "
+            "for example ray.init(object_store_memory=8 * 10**9): the store must have room for one copy of the model."
+        )
+
+
+class StoreTooSmallError(RayZeroCopyError, MemoryError):
+    """The model does not fit into this node's object store. Nothing was copied.
+
+    Attributes:
+        needed: bytes of the image.
+        capacity: bytes of this node's object store.
+        free: bytes of it that are not in use, or None where Ray does not tell.
+    """
+
+    def __init__(self, needed: int, capacity: int, free: int | None) -> None:
+        self.needed, self.capacity, self.free = needed, capacity, free
+        rest = "" if free is None else f", {free:,} of them free"
+        super().__init__(
+            f"the model needs {needed:,} bytes of object store, and this node's store has {capacity:,}{rest}. "
+            "Give the store more memory: ray.init(object_store_memory=...) or "
+            "`ray start --object-store-memory=...`, in bytes (and enough room in /dev/shm)."
+        )
+
+    def __reduce__(self) -> tuple[type, tuple[int, int, int | None]]:
+        return type(self), (self.needed, self.capacity, self.free)
+
+
+class UnpicklableError(RayZeroCopyError, TypeError):
+    """Something in the model or pipeline cannot be pickled.
+
+    Attributes:
+        path: where it hangs, such as ``pipeline.encoder.inner.lock``.
+    """
+
+    def __init__(self, path: str, kind: str, reason: str) -> None:
+        self.path, self.kind, self.reason = path, kind, reason
+        super().__init__(
+            f"{path} (a {kind}) cannot be pickled: {reason}. Create it lazily in the worker, leave it out in the "
+            "class's __getstate__, or set it to None before the model is wrapped."
+        )
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        return type(self), (self.path, self.kind, self.reason)
+
+
+class DeviceError(RayZeroCopyError, ValueError):
+    """A tensor is not in CPU memory.
+
+    Attributes:
+        path: where the tensor hangs, such as ``pipeline.encoder.weight``.
+        device: the device it is on.
+    """
+
+    def __init__(self, path: str, device: str) -> None:
+        self.path, self.device = path, device
+        super().__init__(
+            f"{path} is on {device!r}, and only CPU memory can be shared through Ray's object store. Move the model "
+            "with .cpu() before it is wrapped; a worker can move what it loads with .to(device)."
+        )
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.path, self.device)
+
+
+class NotAModelError(RayZeroCopyError, ValueError):
+    """A name in ``model_attr_names`` is not an attribute of the pipeline."""
+
+
+# --- loading a model -----------------------------------------------------------------------------
+
+
+class ImageLostError(RayZeroCopyError, RuntimeError):
+    """The image is no longer in the object store."""
+
+
+class ClassNotFoundError(RayZeroCopyError, ImportError):
+    """A class or function of the pipeline cannot be imported in this process."""
+
+
+class ImageError(RayZeroCopyError, ValueError):
+    """Bytes that are not a sound image of a model. Base class of the three below."""
+
+
+class ForeignImageError(ImageError):
+    """Not an image of ray-zerocopy, or one of a machine with another byte order."""
+
+
+class ImageVersionError(ImageError):
+    """An image in a later version of the format: upgrade ray-zerocopy where it is loaded."""
+
+
+class DamagedImageError(ImageError):
+    """An image whose bytes do not check out; the message says which part."""
+
+
+class IsolationError(RayZeroCopyError, RuntimeError):
+    """The isolation asked for by ``RAY_ZEROCOPY_ISOLATION`` is unknown, or this machine cannot give it."""
+
+
+# --- the Go core ---------------------------------------------------------------------------------
+
+
+class CoreUnavailableError(RayZeroCopyError, ImportError):
+    """The compiled extension ``ray_zerocopy._gozc`` is missing or cannot be loaded."""
+
+
+class CoreError(RayZeroCopyError, RuntimeError):
+    """The Go core refused its arguments or panicked: a bug in ray-zerocopy. Please report the message."""
+
+
+class MappingError(RayZeroCopyError, OSError):
+    """The operating system refused a mapping of the store's memory."""
+
+
+class ForkedProcessError(RayZeroCopyError, RuntimeError):
+    """This process was forked from one that had loaded the Go core or had started Ray; neither survives a fork."""
+
+    def __init__(self, action: str) -> None:
+        super().__init__(
+            f"{action} is not possible in a process that was forked after Ray or the Go core had been started "
+            "(a DataLoader worker, for example): neither survives a fork. Load the model before the fork, which the "
+            "child may then use freely, or start the child with the 'spawn' method "
+            "(DataLoader(multiprocessing_context='spawn'))."
+        )
+
+
+class NotImplementedYetError(RayZeroCopyError, NotImplementedError):
+    """A part of the API that this version does not have."""

@@ -1,0 +1,170 @@
+"""An image: one contiguous run of bytes that holds a model or pipeline (docs/format.md describes it to the byte).
+
+Python hands addresses and lengths to the Go core, which plans the layout, writes the head and checks it again when an
+image is loaded. The weights themselves are never touched here: they go from where torch keeps them into the store.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn.parameter import is_lazy
+
+from . import core, skeleton
+
+Bytes = npt.NDArray[np.uint8]
+
+_HEADER = struct.Struct("<8sIIQQQQQQQQI44x")
+_TABLES = _HEADER.size  # the segment table starts here, the block table follows
+_ROW = 16
+
+
+@dataclass
+class Image:
+    """An image that is about to be stored.
+
+    Attributes:
+        parts: the head, then the segments, in order; most segments are views of the model's own memory.
+        carried: object references and actor handles that travel beside the image.
+        size: length in bytes once the parts lie one after the other, each at a multiple of 64.
+        owners: what keeps the memory behind ``parts`` alive.
+    """
+
+    parts: list[Bytes]
+    carried: list[Any]
+    size: int
+    owners: list[Any]
+
+
+def build(root: Any, name: str, named: Iterable[tuple[str, torch.Tensor, bool]]) -> Image:
+    """Make the image of an object, without copying any large block of bytes.
+
+    Args:
+        root: a model, a pipeline, or any object.
+        name: what errors call it.
+        named: name, tensor and whether ``state_dict`` has it, for the index.
+
+    Raises:
+        UnpicklableError, DeviceError: as `skeleton.dump`.
+    """
+    parts = skeleton.dump(root, name)
+    count = len(parts.blocks)
+    blocks = np.array(parts.blocks, np.int64).reshape(count, 2)
+    offsets = np.zeros(count, np.int64)
+    table = np.zeros((count + 1, 3), np.int64)
+    segments = table[: core.plan(_address(blocks), count, _address(offsets), _address(table))]
+
+    index = _index(named, parts.rows, blocks, offsets, segments)
+    data = np.frombuffer(parts.data, np.uint8)
+    size = core.head_size(len(segments), count, data.nbytes, len(index))
+    head = np.zeros(size, np.uint8)
+    core.encode_head(
+        _address(head),
+        size,
+        _address(segments),
+        len(segments),
+        _address(blocks),
+        _address(offsets),
+        count,
+        _address(data),
+        data.nbytes,
+        index,
+    )
+
+    views = [head]
+    for source, offset, length in segments.tolist():
+        if source:
+            views.append(view(source, length, None))
+        else:
+            packed = np.zeros(length, np.uint8)
+            core.pack(_address(blocks), count, _address(offsets), offset, _address(packed), length)
+            views.append(packed)
+    end = int(segments[-1, 1] + segments[-1, 2]) if len(segments) else 0
+    return Image(views, parts.carried, size + end, parts.owners)
+
+
+def load(memory: Bytes, carried: list[Any]) -> Any:
+    """Rebuild the object of an image over its memory, which stays alive as long as a tensor of the object does.
+
+    Args:
+        memory: the whole image, writable.
+        carried: what travelled beside it.
+
+    Raises:
+        ForeignImageError, ImageVersionError, DamagedImageError: the bytes are not a sound image.
+        ClassNotFoundError: a class of the object cannot be imported in this process.
+    """
+    core.check_head(_address(memory), memory.nbytes, memory.nbytes)
+    _, _, _, _, head_size, segments, blocks, start, length, *_ = _HEADER.unpack_from(memory)
+    offsets, sizes = np.frombuffer(memory, np.uint64, 2 * blocks, _TABLES + _ROW * segments).reshape(blocks, 2).T.tolist()
+    whole = memoryview(memory)
+    data = whole[head_size:]
+    parts = [data[offset : offset + size] for offset, size in zip(offsets, sizes, strict=True)]
+    return skeleton.load(whole[start : start + length], parts, carried)
+
+
+class _Memory:
+    """Bytes at an address, for NumPy's array interface; ``owner`` keeps them alive."""
+
+    def __init__(self, address: int, length: int, owner: Any) -> None:
+        self.__array_interface__ = {"data": (address, False), "shape": (length,), "typestr": "|u1", "version": 3}
+        self.owner = owner
+
+
+def view(address: int, length: int, owner: Any) -> Bytes:
+    """A writable array over ``length`` bytes at ``address`` that keeps ``owner`` alive."""
+    return np.asarray(_Memory(address, length, owner))
+
+
+def _address(array: npt.NDArray[Any]) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def _index(
+    named: Iterable[tuple[str, torch.Tensor, bool]],
+    rows: dict[int, int],
+    blocks: npt.NDArray[np.int64],
+    offsets: npt.NDArray[np.int64],
+    segments: npt.NDArray[np.int64],
+) -> str:
+    starts, lengths = segments[:, 1], blocks[:, 1].tolist()
+    places = np.searchsorted(starts, offsets, side="right") - 1
+    in_segment = (offsets - starts[places]).tolist() if len(segments) else [0] * len(lengths)
+    entries = []
+    for name, tensor, persistent in named:
+        if is_lazy(tensor) or tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested:
+            continue
+        try:
+            row = rows.get(tensor.untyped_storage()._cdata)
+        except (NotImplementedError, RuntimeError):  # a subclass without a storage of its own
+            continue
+        if row is None or not _fits(tensor, lengths[row]):
+            continue
+        empty = tensor.numel() == 0
+        entries.append(
+            {
+                "name": name,
+                "dtype": str(tensor.dtype).removeprefix("torch."),
+                "shape": list(tensor.shape),
+                "stride": list(tensor.stride()),
+                "segment": -1 if empty else int(places[row]),
+                "offset": 0 if empty else in_segment[row] + tensor.storage_offset() * tensor.itemsize,
+                "persistent": persistent,
+            }
+        )
+    return json.dumps({"tensors": entries}, separators=(",", ":"))
+
+
+def _fits(tensor: torch.Tensor, length: int) -> bool:
+    """Whether all elements lie in the storage: one that was resized away (to 0, for example) holds them no longer."""
+    if not tensor.numel():
+        return True
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return bool((tensor.storage_offset() + last + 1) * tensor.itemsize <= length)

@@ -1,0 +1,77 @@
+"""Where in an object graph something hangs, as a user would write it: ``pipeline.encoder.inner.lock``."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+
+def blame(root: Any, name: str, failure: Callable[[Any], Exception | None]) -> tuple[str, Any, Exception | None]:
+    """Follow a failure down to the smallest part of an object graph that shows it by itself.
+
+    Args:
+        root: the object that fails.
+        name: what to call it.
+        failure: gives the exception that an object causes by itself, or None.
+
+    Returns:
+        The path of the part, the part, and its exception.
+    """
+    path, part, cause, seen = name, root, failure(root), {id(root)}
+    while True:
+        for label, child in children(part):
+            if id(child) in seen:
+                continue
+            seen.add(id(child))
+            error = failure(child)
+            if error is not None:
+                path, part, cause = path + label, child, error
+                break
+        else:
+            return path, part, cause
+
+
+def children(parent: Any) -> Iterator[tuple[str, Any]]:
+    """The parts of an object with their labels: attributes, items, what a function or a partial has bound."""
+    if isinstance(parent, dict):
+        for key, value in parent.items():
+            yield f"[{key!r}]", value
+    elif isinstance(parent, (list, tuple)):
+        for position, value in enumerate(parent):
+            yield f"[{position}]", value
+    elif isinstance(parent, (set, frozenset)):
+        for value in parent:
+            yield "{...}", value
+    elif isinstance(parent, functools.partial):
+        yield ".func", parent.func
+        yield from ((f".args[{i}]", value) for i, value in enumerate(parent.args))
+        yield from ((f".keywords[{key!r}]", value) for key, value in parent.keywords.items())
+    elif isinstance(parent, types.MethodType):
+        yield ".__self__", parent.__self__
+    elif isinstance(parent, types.FunctionType):
+        for variable, cell in zip(parent.__code__.co_freevars, parent.__closure__ or (), strict=True):
+            try:
+                yield f".<{variable}>", cell.cell_contents
+            except ValueError:  # the variable has no value yet
+                continue
+    elif not isinstance(parent, (type, types.ModuleType, torch.Tensor)):
+        yield from _attributes(parent)
+
+
+def _attributes(parent: Any) -> Iterator[tuple[str, Any]]:
+    own = dict(getattr(parent, "__dict__", {}))
+    if isinstance(parent, torch.nn.Module):
+        # a module's submodules, parameters and buffers are attributes to whoever wrote it
+        for group in ("_modules", "_parameters", "_buffers"):
+            own.update(own.pop(group, {}))
+    for base in type(parent).__mro__:
+        slots = base.__dict__.get("__slots__", ())
+        for slot in (slots,) if isinstance(slots, str) else slots:
+            if slot not in ("__dict__", "__weakref__") and hasattr(parent, slot):
+                own.setdefault(slot, getattr(parent, slot))
+    for label, value in own.items():
+        yield f".{label}", value

@@ -1,0 +1,77 @@
+"""The models of a pipeline by name: for ``model_refs`` and for an image's index of tensors.
+
+Names only: what is shared and how it comes back does not depend on them, since an image holds the whole object graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from . import errors
+from .paths import children
+
+STANDALONE = "model"  # what a bare module is called in ``model_refs``
+
+_LEAVES = (str, bytes, int, float, complex, bool, type(None), torch.Tensor, type)
+
+
+def model_names(pipeline: Any, chosen: Sequence[str] | None, private: bool) -> list[str]:
+    """The attributes of a pipeline that are, or hold, models.
+
+    Args:
+        pipeline: a pipeline or a bare module.
+        chosen: names to use instead of those found.
+        private: whether names that start with an underscore count.
+
+    Raises:
+        NotAModelError: a chosen name is not an attribute of the pipeline.
+    """
+    if isinstance(pipeline, torch.nn.Module):
+        return [STANDALONE]
+    if chosen is not None:
+        for name in chosen:
+            if not hasattr(pipeline, name):
+                raise errors.NotAModelError(
+                    f"model_attr_names has {name!r}, which is not an attribute of this {type(pipeline).__qualname__}; "
+                    f"its models are {model_names(pipeline, None, private=True)}"
+                )
+        return list(chosen)
+    found: list[str] = []
+    for label, child in children(pipeline):
+        name = label.removeprefix(".")
+        if (private or not name.startswith("_")) and next(named_models(child), None) is not None:
+            found.append(name)
+    return found
+
+
+def named_models(root: Any) -> Iterator[tuple[str, torch.nn.Module]]:
+    """Every outermost module in an object graph, with its path; the path of ``root`` itself is empty."""
+    seen: set[int] = set()
+
+    def walk(path: str, part: Any) -> Iterator[tuple[str, torch.nn.Module]]:
+        if isinstance(part, torch.nn.Module):
+            yield path.removeprefix("."), part
+        elif id(part) not in seen:
+            seen.add(id(part))
+            for label, child in children(part):
+                if not isinstance(child, _LEAVES):
+                    yield from walk(path + label, child)
+
+    yield from walk("", root)
+
+
+def named_tensors(root: Any) -> Iterator[tuple[str, torch.Tensor, bool]]:
+    """Name, tensor, and whether ``state_dict`` has it, of all parameters and buffers of all models."""
+    for path, model in named_models(root):
+        prefix = f"{path}." if path else ""
+        for owner, module in model.named_modules(remove_duplicate=False):
+            start = f"{prefix}{owner}." if owner else prefix
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    yield start + name, parameter, True
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    yield start + name, buffer, name not in module._non_persistent_buffers_set

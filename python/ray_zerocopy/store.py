@@ -1,0 +1,234 @@
+"""All knowledge of Ray's object store: put, get, pin, sizes, and the private mapping of what was got.
+
+Ray writes the out-of-band buffers of one `ray.put` straight from their addresses into the store (one copy), one after
+the other, each buffer of at least 2048 bytes at a multiple of 64, and lets several threads copy each buffer of more
+than 1 MiB. So an image, handed over as head and segments, lies in the store in one piece. A worker sees it in a
+mapping that every process of the node shares, writable in fact if not in name; so what `get` gives out is a second
+mapping of the same pages, copy-on-write.
+
+Relied upon, tried with ray 2.40 and 2.60: the layout just described (checked at every get, with a copy as the way
+out), `RAY_RAYLET_PID` in a worker's environment (a hint only), and `available_resources_per_node` (only for the text
+of an error).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import sys
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import ray
+from ray.exceptions import ObjectLostError, ReferenceCountingAssertionError
+
+from . import core, errors
+from .image import Bytes, view
+
+Isolation = Literal["copy-on-write", "read-only", "copy"]
+
+ISOLATION_VARIABLE = "RAY_ZEROCOPY_ISOLATION"
+
+# Where the kernel cannot be asked for copy-on-write pages, and only then, a process falls back to a read-only mapping.
+_MODES = {"copy-on-write": core.COPY_ON_WRITE, "read-only": core.READ_ONLY}
+
+_forked_from_ray = False
+
+
+def _note_fork() -> None:
+    global _forked_from_ray
+    _forked_from_ray = ray.is_initialized()
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
+
+def put(parts: list[Bytes], carried: list[Any], size: int) -> ray.ObjectRef[Any]:
+    """Store an image: one copy, from where its parts lie.
+
+    Args:
+        parts: head and segments; each starts at the end of the one before, rounded up to a multiple of 64.
+        carried: object references and actor handles to keep with it.
+        size: length of the whole in bytes.
+
+    Raises:
+        RayNotInitializedError, ForkedProcessError.
+        StoreTooSmallError: before anything is copied.
+    """
+    require_ray("Putting a model into the object store")
+    _require_room(size)
+    return ray.put(_Outgoing(list(_pieces(parts)), carried, size))
+
+
+def get(reference: ray.ObjectRef[Any]) -> tuple[Bytes, list[Any]]:
+    """An image's memory, this process's own to write to, and what was carried with it.
+
+    The object stays pinned in the store, and the mapping stays, as long as the returned array or anything made of it
+    lives.
+
+    Raises:
+        RayNotInitializedError, ForkedProcessError.
+        ImageLostError: the object is gone.
+        IsolationError: the isolation asked for cannot be had.
+    """
+    require_ray("Loading a model")
+    try:
+        incoming = ray.get(reference)
+    except (ObjectLostError, ReferenceCountingAssertionError) as cause:
+        raise errors.ImageLostError(
+            f"the model's image is no longer in the object store ({type(cause).__name__}). An object belongs to the "
+            "process that put it: it goes when that process ends, or when the last wrapper that refers to it is gone. "
+            "Wrap the model in a process that outlives its users (for a detached actor: inside a detached actor of "
+            "its own), and keep the wrapper."
+        ) from cause
+    if not isinstance(incoming, _Incoming):
+        raise errors.ForeignImageError(
+            f"the object in the store is a {type(incoming).__qualname__}, not an image of ray-zerocopy"
+        )
+    return _own(incoming), incoming.carried
+
+
+def isolation() -> Isolation:
+    """How this process is kept from writing into the weights of others.
+
+    Returns:
+        ``"copy-on-write"``: loaded weights are writable, and a written page becomes this process's own.
+        ``"read-only"``: the machine does not let the store's memory be mapped a second time (or
+        ``RAY_ZEROCOPY_ISOLATION=read-only`` asks for it): a write to loaded weights ends this process.
+        ``"copy"``: not Linux: every load copies.
+
+    Raises:
+        RayNotInitializedError: Ray is not initialized; the store is asked.
+        IsolationError: ``RAY_ZEROCOPY_ISOLATION`` is unknown or cannot be had.
+    """
+    require_ray("Asking for the isolation mode")
+    probe = np.zeros(1 << 20, np.uint8)  # large enough to get into shared memory
+    incoming: Any = ray.get(ray.put(_Outgoing([probe], [], probe.nbytes)))
+    start = _address(incoming.buffers[0])
+    try:
+        address, mode = _map(start, probe.nbytes)
+    except (core.Unsupported, core.NotShared):
+        return "copy"
+    core.unmap(address)
+    return mode
+
+
+def require_ray(action: str) -> None:
+    """Raise unless Ray can be used in this process."""
+    if _forked_from_ray:
+        raise errors.ForkedProcessError(action)
+    if not ray.is_initialized():
+        raise errors.RayNotInitializedError(action)
+
+
+# --- in the store ------------------------------------------------------------------------------------
+
+
+# Ray starts six threads for each buffer of more than 1 MiB, which takes as long as copying 2 MB. Below this size a
+# segment is quicker written in pieces of up to 1 MiB (BERT-base: 28 ms against 34); the more buffers, though, the
+# longer every get takes (0.5 us each), and for larger segments the threads are worth their start.
+_PIECEWISE = 4 << 20
+_PIECE = 1 << 20
+
+
+def _pieces(parts: list[Bytes]) -> Iterator[Bytes]:
+    for part in parts:
+        step = _PIECE if part.nbytes < _PIECEWISE else part.nbytes
+        for start in range(0, part.nbytes, step):
+            yield part[start : start + step]
+
+
+class _Outgoing:
+    def __init__(self, buffers: list[Bytes], carried: list[Any], size: int) -> None:
+        self._buffers, self._carried, self._size = buffers, carried, size
+
+    def __reduce__(self) -> Any:
+        return _Incoming, (self._carried, self._size, *map(pickle.PickleBuffer, self._buffers))
+
+
+class _Incoming:
+    def __init__(self, carried: list[Any], size: int, *buffers: Any) -> None:
+        self.carried, self.size, self.buffers = carried, size, buffers
+
+
+def _address(buffer: Any) -> int:
+    return int(np.frombuffer(buffer, np.uint8).__array_interface__["data"][0])
+
+
+def _own(incoming: _Incoming) -> Bytes:
+    """The image in this process's own memory: the store's pages mapped once more, or a copy of them."""
+    first, last = incoming.buffers[0], incoming.buffers[-1]
+    start = _address(first)
+    if _address(last) + last.nbytes == start + incoming.size:
+        with contextlib.suppress(core.NotShared, core.Unsupported):
+            address, _ = _map(start, incoming.size)
+            return view(address, incoming.size, _Mapping(address, first))
+    # A small object never was in shared memory, and what this process holds of it is shared between its own gets.
+    copy = np.empty(incoming.size, np.uint8)
+    end = 0
+    for buffer in incoming.buffers:
+        offset = -(-end // 64) * 64
+        end = offset + buffer.nbytes
+        copy[offset:end] = np.frombuffer(buffer, np.uint8)
+    return copy
+
+
+class _Mapping:
+    """Keeps one private mapping of the store's memory, and the object pinned in the store, until its end."""
+
+    def __init__(self, address: int, pin: Any) -> None:
+        self._address, self._pin = address, pin
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            core.unmap(self._address)
+
+
+def _map(start: int, size: int) -> tuple[int, Isolation]:
+    raylet = int(os.environ.get("RAY_RAYLET_PID", 0))
+    asked = os.environ.get(ISOLATION_VARIABLE, "")
+    if asked and asked not in _MODES:
+        raise errors.IsolationError(
+            f"{ISOLATION_VARIABLE}={asked!r} is unknown; it takes 'copy-on-write' or 'read-only', "
+            "or nothing for the best that the machine can give"
+        )
+    if asked != "read-only":
+        try:
+            return core.map(start, size, raylet, core.COPY_ON_WRITE), "copy-on-write"
+        except errors.MappingError as cause:
+            if asked:
+                raise errors.IsolationError(
+                    f"{ISOLATION_VARIABLE}={asked} cannot be had in this process: {cause}"
+                ) from cause
+    return core.map(start, size, raylet, core.READ_ONLY), "read-only"
+
+
+# --- sizes -------------------------------------------------------------------------------------------
+
+_capacities: dict[str, int] = {}  # per node; a store never changes its size, and asking takes a millisecond
+
+
+def _require_room(size: int) -> None:
+    node = ray.get_runtime_context().get_node_id()
+    if node not in _capacities:
+        _capacities.update(_stores())
+    capacity = _capacities.get(node)
+    if capacity is not None and size > capacity:
+        raise errors.StoreTooSmallError(size, capacity, _free(node))
+
+
+def _stores() -> Iterator[tuple[str, int]]:
+    for node in ray.nodes():
+        if "object_store_memory" in node["Resources"]:
+            yield node["NodeID"], int(node["Resources"]["object_store_memory"])
+
+
+def _free(node: str) -> int | None:
+    try:
+        from ray._private.state import available_resources_per_node
+
+        return int(available_resources_per_node()[node]["object_store_memory"])
+    except Exception:  # a private function, and only for the text of an error
+        return None

@@ -1,0 +1,234 @@
+"""All knowledge of torch storages: how a tensor is described in a skeleton, and rebuilt over mapped memory.
+
+`reduce` describes plain tensors and parameters in a few numbers and leaves every other kind (sparse, quantized,
+conjugated, subclassed, ...) to `torch.Tensor.__reduce_ex__`, which describes them in terms of storages. The storages
+themselves never enter the skeleton: each use of one becomes an out-of-band buffer, which the loader fills with an
+*item*: a `torch.UntypedStorage`, or, for a storage that one plain tensor has to itself, the bare memory (which is
+faster to make a tensor of).
+
+Private names of torch used here, tried with 2.4 and 2.15: `torch._utils._rebuild_tensor_v3` and `_rebuild_qtensor` (the
+rebuild functions that `reduce` replaces), `torch.storage.TypedStorage(wrap_storage=, _internal=)`,
+`UntypedStorage._cdata`, `Tensor._backward_hooks`. `tests/test_tensors.py` fails when one goes.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.storage import TypedStorage, UntypedStorage
+
+# What stands in the skeleton for one use of a storage: an out-of-band buffer, by position.
+StorageSlot = pickle.PickleBuffer
+# What the loader puts there.
+Item = UntypedStorage | memoryview
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+class OffCpuError(Exception):
+    """A tensor or storage that is not in CPU memory; `skeleton.dump` turns it into a `DeviceError` with a path."""
+
+
+def address(storage: UntypedStorage) -> int:
+    """Where a storage's bytes are; 0 for an empty one."""
+    return storage.data_ptr() if storage.nbytes() else 0
+
+
+def storage_of(storage: TypedStorage | UntypedStorage) -> UntypedStorage:
+    """The untyped storage behind either kind, which must be in CPU memory."""
+    untyped: UntypedStorage = storage._untyped_storage if isinstance(storage, TypedStorage) else storage
+    if untyped.device.type != "cpu":
+        raise OffCpuError(str(untyped.device))
+    return untyped
+
+
+def storage_over(memory: memoryview) -> UntypedStorage:
+    """A storage over mapped bytes; it keeps the mapping alive."""
+    if not len(memory):
+        return UntypedStorage(0)
+    return torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
+
+
+# --- describing ----------------------------------------------------------------------------------
+
+
+def reduce(tensor: torch.Tensor, slot: Callable[[UntypedStorage, bool], StorageSlot]) -> Any:
+    """What pickle's ``reducer_override`` returns for a tensor.
+
+    Args:
+        tensor: any tensor, of any subclass.
+        slot: gives the slot for one use of a storage; its second argument says whether bare memory would do as well.
+
+    Raises:
+        OffCpuError: the tensor is neither in CPU memory nor on the meta device.
+    """
+    if tensor.device.type not in ("cpu", "meta"):
+        raise OffCpuError(str(tensor.device))
+    if not _is_plain(tensor):
+        return _repaired(tensor.__reduce_ex__(pickle.HIGHEST_PROTOCOL))
+    storage = tensor.untyped_storage()
+    parameter = type(tensor) is torch.nn.Parameter
+    shape, offset, hooks = tuple(tensor.shape), tensor.storage_offset(), tensor._backward_hooks
+    if (
+        not hooks
+        and offset == 0
+        and tensor.is_contiguous()
+        and 0 < tensor.numel() * tensor.itemsize == storage.nbytes()
+        # is_contiguous() does not look at the strides of dimensions of size 1; resize_ would choose its own
+        and tensor.stride() == _contiguous_stride(shape)
+    ):
+        rebuild = _dense_parameter if parameter else _dense_tensor
+        return rebuild, (slot(storage, True), tensor.dtype, shape, tensor.requires_grad)
+    return _strided_tensor, (
+        slot(storage, False),
+        tensor.dtype,
+        offset,
+        shape,
+        tensor.stride(),
+        parameter,
+        tensor.requires_grad,
+        hooks or None,
+    )
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return (
+        type(tensor) in _PLAIN
+        and tensor.device.type == "cpu"
+        and tensor.layout is torch.strided
+        and not (tensor.is_quantized or tensor.is_nested or tensor.is_conj() or tensor.is_neg())
+        and not tensor.__dict__
+    )
+
+
+def _contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
+    stride, step = [], 1
+    for size in reversed(shape):
+        stride.append(step)
+        step *= size
+    return tuple(reversed(stride))
+
+
+def _repaired(reduced: Any) -> Any:
+    """Put our own rebuild functions in the place of torch's where those fall short, also where they are nested in the
+    description of a subclass."""
+    if isinstance(reduced, tuple):
+        return tuple(_repaired(part) for part in reduced)
+    # torch asks for a typed storage where its own reducer (for fp8, uint16, ...) hands out an untyped one
+    if reduced is torch._utils._rebuild_tensor_v3:
+        return _tensor_v3
+    # torch asks a typed storage for its device, which warns that typed storages are deprecated
+    if reduced is torch._utils._rebuild_qtensor:
+        return _quantized_tensor
+    return reduced
+
+
+# --- rebuilding ----------------------------------------------------------------------------------
+# The names below stand in skeletons: renaming one breaks images that were written before.
+
+
+def _dense_tensor(item: Item, dtype: torch.dtype, shape: tuple[int, ...], requires_grad: bool) -> torch.Tensor:
+    if type(item) is memoryview:
+        tensor = torch.frombuffer(item, dtype=dtype)
+        if len(shape) != 1:
+            # to as many elements: sets shape and strides and, unlike view(), leaves no base behind
+            tensor.resize_(shape)
+    else:
+        tensor = torch.empty((0,), dtype=dtype).set_(item, 0, shape)  # type: ignore[call-overload]
+    if requires_grad:
+        tensor.requires_grad = True
+    return tensor
+
+
+def _dense_parameter(item: Item, dtype: torch.dtype, shape: tuple[int, ...], requires_grad: bool) -> torch.Tensor:
+    tensor = _dense_tensor(item, dtype, shape, requires_grad)
+    tensor.__class__ = torch.nn.Parameter  # as torch itself does to a lazy parameter; Parameter(tensor) makes another
+    return tensor
+
+
+def _strided_tensor(
+    storage: UntypedStorage,
+    dtype: torch.dtype,
+    offset: int,
+    shape: tuple[int, ...],
+    stride: tuple[int, ...],
+    parameter: bool,
+    requires_grad: bool,
+    hooks: Any,
+) -> torch.Tensor:
+    tensor = torch.empty((0,), dtype=dtype).set_(storage, offset, shape, stride)
+    if parameter:
+        tensor.__class__ = torch.nn.Parameter
+    if requires_grad:
+        tensor.requires_grad = True
+    if hooks:
+        tensor._backward_hooks = hooks
+    return tensor
+
+
+def untyped_storage(item: UntypedStorage) -> UntypedStorage:
+    """An `UntypedStorage` that the object graph holds as such."""
+    return item
+
+
+def typed_storage(item: UntypedStorage, dtype: torch.dtype) -> TypedStorage:
+    """A `TypedStorage` in the object graph, or in the description of a tensor that is not plain."""
+    return TypedStorage(wrap_storage=item, dtype=dtype, _internal=True)
+
+
+def _tensor_v3(
+    storage: TypedStorage | UntypedStorage,
+    offset: int,
+    shape: tuple[int, ...],
+    stride: tuple[int, ...],
+    requires_grad: bool,
+    hooks: Any,
+    dtype: torch.dtype,
+    metadata: dict[str, Any] | None = None,
+) -> torch.Tensor:
+    tensor = _strided_tensor(storage_of(storage), dtype, offset, shape, stride, False, requires_grad, hooks)
+    if metadata:
+        torch._utils.set_tensor_metadata(tensor, metadata)
+    return tensor
+
+
+def _quantized_tensor(
+    storage: TypedStorage,
+    offset: int,
+    shape: tuple[int, ...],
+    stride: tuple[int, ...],
+    quantizer: tuple[Any, ...],
+    requires_grad: bool,
+    hooks: Any,
+) -> torch.Tensor:
+    scheme, scale, zero_point, *axis = quantizer
+    if scheme == torch.per_tensor_affine:
+        tensor = torch._empty_affine_quantized(shape, scale=scale, zero_point=zero_point, dtype=storage.dtype)
+    else:
+        tensor = torch._empty_per_channel_affine_quantized(
+            shape, scales=scale, zero_points=zero_point, axis=axis[0], dtype=storage.dtype
+        )
+    return tensor.set_(storage, offset, shape, stride).requires_grad_(requires_grad)
+
+
+# --- NumPy arrays whose axes were permuted ---------------------------------------------------------
+
+
+def reduce_array(array: np.ndarray[Any, Any]) -> Any:
+    """NumPy hands out the memory of C- and Fortran-ordered arrays as it is, and copies every other into the
+    pickle. An array that only has its axes in another order is dense too: describe it by the order."""
+    if array.dtype.hasobject or array.flags.c_contiguous or array.flags.f_contiguous:
+        return NotImplemented
+    order = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
+    dense = array.transpose(order)
+    if not dense.flags.c_contiguous:
+        return NotImplemented
+    return _transposed, (dense, tuple(sorted(range(array.ndim), key=order.__getitem__)))
+
+
+def _transposed(dense: np.ndarray[Any, Any], axes: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    return dense.transpose(axes)
