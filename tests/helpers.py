@@ -1,0 +1,107 @@
+"""What several tests need: workers, memory as the kernel counts it, fresh processes."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+
+HERE = Path(__file__).parent
+
+
+@ray.remote
+class Worker:
+    """Runs functions in a process of its own, and keeps what they want kept."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = {}
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments)
+
+    def keep(self, name: str, function: Callable[..., Any], *arguments: Any) -> None:
+        self.kept[name] = function(*arguments)
+
+    def use(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(self.kept[name], *arguments)
+
+    def drop(self, name: str) -> None:
+        del self.kept[name]
+        gc.collect()
+
+
+def private_bytes(address: int, length: int) -> int:
+    """Bytes of the mappings over a range of memory that belong to this process alone and were written."""
+    total, inside = 0, False
+    with open("/proc/self/smaps") as lines:
+        for line in lines:
+            head = line.split()[0]
+            if "-" in head and not head.endswith(":"):
+                low, high = (int(part, 16) for part in head.split("-"))
+                inside = low < address + length and address < high
+            elif inside and line.startswith("Private_Dirty:"):
+                total += int(line.split()[1]) << 10
+    return total
+
+
+def mappings(address: int) -> list[str]:
+    """The lines of this process's memory map that contain an address."""
+    found = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        low, high = (int(part, 16) for part in line.split()[0].split("-"))
+        if low <= address < high:
+            found.append(line)
+    return found
+
+
+def store_mappings() -> int:
+    """How many mappings of Ray's store this process has."""
+    return sum("plasma" in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+def store_used() -> int:
+    """Bytes in use in the object store, as Ray reports it."""
+    return int(ray.cluster_resources()["object_store_memory"] - ray.available_resources().get("object_store_memory", 0))
+
+
+def settles(condition: Callable[[], bool], seconds: float = 20) -> bool:
+    """Whether a condition comes true in time; Ray reports sizes with a delay."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return condition()
+
+
+def run_script(text: str, timeout: float = 180, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a fresh interpreter; its output is in the error when it fails."""
+    result = subprocess.run(
+        [sys.executable, "-c", text] if "\n" in text else [sys.executable, text],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=HERE,
+    )
+    assert result.returncode == 0, f"exit {result.returncode}\n{result.stdout}\n{result.stderr}"
+    return result
+
+
+@contextlib.contextmanager
+def ray_cluster(**options: Any) -> Any:
+    """A cluster of its own for the scripts that `run_script` runs."""
+    options = {"num_cpus": 2, "object_store_memory": 200 << 20, "include_dashboard": False, **options}
+    ray.init(log_to_driver=False, **options)
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,74 @@
+"""Write the example image of the format's version 1, and what is in it: python tests/make_golden.py
+
+Run once, when the format was made. The files stay as they are: they show that images of this version can still be read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ray_zerocopy import image, pipeline
+
+FOLDER = Path(__file__).parent / "golden"
+
+
+def example():
+    """A pipeline of importable parts only, with every kind of entry that an index can have."""
+    model = torch.nn.Linear(5, 3, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.arange(15.0).view(3, 5))
+    model.register_buffer("brain", torch.arange(4).to(torch.bfloat16), persistent=False)
+    model.register_buffer("transposed", torch.arange(6, dtype=torch.int64).view(2, 3).t())
+    model.register_buffer("empty", torch.empty(0, 7))
+    model.register_buffer("tail", model.weight.detach().view(-1)[10:])
+    large = torch.nn.Embedding(4096, 8)
+    with torch.no_grad():
+        large.weight.copy_(torch.arange(32768.0).view(4096, 8))
+    return {"model": model, "list": [large, large], "array": np.arange(7, dtype=np.int32), "note": "format 1"}
+
+
+def main() -> None:
+    root = example()
+    built = image.build(root, "pipeline", pipeline.named_tensors(root))
+    data = bytearray(built.size)
+    end, starts = 0, []
+    for part in built.parts:
+        starts.append(-(-end // 64) * 64)
+        end = starts[-1] + part.nbytes
+        data[starts[-1] : end] = part.tobytes()
+    assert end == built.size
+    head_size, segments, blocks = (int.from_bytes(data[at : at + 8], "little") for at in (24, 32, 40))
+
+    def rows(start, count):
+        return np.frombuffer(data, "<u8", 2 * count, start).reshape(count, 2).tolist()
+
+    index_offset, index_size = (int.from_bytes(data[at : at + 8], "little") for at in (64, 72))
+    tensors = json.loads(data[index_offset : index_offset + index_size])["tensors"]
+    table = rows(128, segments)
+    for tensor in tensors:
+        length = 0
+        if np.prod(tensor["shape"]):
+            last = sum((n - 1) * s for n, s in zip(tensor["shape"], tensor["stride"], strict=True))
+            length = (last + 1) * getattr(torch, tensor["dtype"]).itemsize
+        start = head_size + table[tensor["segment"]][0] + tensor["offset"]
+        tensor["sha256"] = hashlib.sha256(data[start : start + length]).hexdigest()
+    FOLDER.mkdir(exist_ok=True)
+    (FOLDER / "v1.image").write_bytes(data)
+    contents = {
+        "tensors": tensors,
+        "image_size": built.size,
+        "head_size": head_size,
+        "segments": table,
+        "blocks": rows(128 + 16 * segments, blocks),
+        "crc32": int.from_bytes(data[80:84], "little"),
+    }
+    (FOLDER / "v1.json").write_text(json.dumps(contents, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

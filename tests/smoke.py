@@ -1,0 +1,66 @@
+"""Whether an installed wheel works with this Python, torch and Ray: put, load in two actors, write. Exit code 0 if so."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import ray
+import torch
+
+import ray_zerocopy
+
+warnings.simplefilter("error", UserWarning)
+
+
+class Pipeline:
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.encoder = torch.nn.Linear(512, 512)
+        self.decoder = torch.nn.Linear(512, 512).bfloat16()
+        self.decoder.register_buffer("quantized", torch.quantize_per_tensor(torch.randn(9), 0.1, 0, torch.qint8))
+        self.decoder.register_buffer("float8", torch.randn(9).to(torch.float8_e4m3fn))
+        self.decoder.register_buffer("wide", torch.arange(9).to(torch.uint16))
+        self.orthogonal = torch.nn.utils.parametrizations.orthogonal(torch.nn.Linear(4, 4))
+        self.tied = self.encoder
+
+
+@ray.remote(num_cpus=0)
+class Actor:
+    def __init__(self, wrapper: ray_zerocopy.ModelWrapper[Pipeline]) -> None:
+        self.pipeline = wrapper.load()
+
+    def digest(self) -> list[bytes]:
+        return digest(self.pipeline)
+
+    def write(self) -> None:
+        with torch.no_grad():
+            self.pipeline.encoder.weight.zero_()
+
+
+def digest(pipeline: Pipeline) -> list[bytes]:
+    models = (pipeline.encoder, pipeline.decoder, pipeline.orthogonal)
+    found = [bytes(t.untyped_storage().tolist()) for m in models for t in (*m.parameters(), *m.buffers())]
+    return [*found, b"tied" if pipeline.tied is pipeline.encoder else b"untied"]
+
+
+def main() -> None:
+    ray.init(num_cpus=2, object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False)
+    pipeline = Pipeline()
+    wrapper = ray_zerocopy.ModelWrapper.from_model(pipeline)
+    mode = ray_zerocopy.isolation()
+    assert mode == "copy-on-write", mode
+    first, second = Actor.remote(wrapper), Actor.remote(wrapper)
+    expected = digest(pipeline)
+    assert ray.get(first.digest.remote()) == expected
+    ray.get(first.write.remote())
+    assert ray.get(first.digest.remote()) != expected
+    assert ray.get(second.digest.remote()) == expected
+    assert digest(wrapper.load()) == expected
+    ray.shutdown()
+    print(f"ray-zerocopy {ray_zerocopy.__version__}: Python {sys.version.split()[0]}, torch {torch.__version__}, "
+          f"ray {ray.__version__}: {mode}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Bad input gives a typed error that names the thing, the value and the way out."""
+
+from __future__ import annotations
+
+import functools
+import pickle
+import threading
+
+import pytest
+import ray
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import zoo
+from helpers import run_script, store_used
+from ray_zerocopy import ModelWrapper, errors
+
+
+def test_a_store_too_small_is_found_out_before_anything_is_copied(cluster):
+    used = store_used()
+    too_large = torch.empty(2 << 30, dtype=torch.uint8)  # never written: costs no memory
+    with pytest.raises(errors.StoreTooSmallError) as caught:
+        ModelWrapper.from_model({"weights": too_large})
+    error = caught.value
+    assert error.needed > 2 << 30
+    assert error.capacity == 1 << 30
+    assert 0 < error.free <= error.capacity
+    for part in (f"{error.needed:,}", f"{error.capacity:,}", f"{error.free:,}", "object_store_memory"):
+        assert part in str(error)
+    assert store_used() <= used + (1 << 20)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def make_nested(leaf):
+    inner = zoo.Holder(model=torch.nn.Linear(2, 2), lock=leaf)
+    encoder = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    encoder.inner = inner
+    return zoo.Holder(decoder=torch.nn.Linear(2, 2), encoder=encoder)
+
+
+@pytest.mark.parametrize(
+    ("make", "path"),
+    [
+        (lambda: make_nested(threading.Lock()), "pipeline.encoder.inner.lock"),
+        (lambda: zoo.Holder(stages=[1, {"first": threading.Lock()}]), "pipeline.stages[1]['first']"),
+        (lambda: zoo.Holder(call=functools.partial(print, end=threading.Lock())), "pipeline.call.keywords['end']"),
+        (lambda: torch.nn.Sequential(make_nested(threading.RLock()).encoder), "model.0.inner.lock"),
+    ],
+)
+def test_what_cannot_be_pickled_is_named_by_its_path(cluster, make, path):
+    with pytest.raises(errors.UnpicklableError) as caught:
+        ModelWrapper.from_model(make())
+    assert caught.value.path == path
+    assert "cannot be pickled" in str(caught.value)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_a_lock_in_a_closure_is_named(cluster):
+    lock = threading.Lock()
+    with pytest.raises(errors.UnpicklableError) as caught:
+        ModelWrapper.from_model(zoo.Holder(call=lambda: lock))
+    assert caught.value.path == "pipeline.call.<lock>"
+
+
+def test_a_tensor_on_a_gpu_is_named_with_its_device(cluster):
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        weight = torch.nn.Parameter(torch.empty(3, device="cuda"))
+    pipeline = zoo.Holder(encoder=torch.nn.Linear(3, 3))
+    pipeline.encoder.weight = weight
+    with pytest.raises(errors.DeviceError, match=r"pipeline\.encoder\.weight is on 'cuda:0'.*\.cpu\(\)"):
+        ModelWrapper.from_model(pipeline)
+
+
+def test_unknown_mode_and_unknown_names_are_value_errors(cluster):
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"mode is 'actors'.*'actor'.*'task'"):
+        ModelWrapper.from_model(model, mode="actors")
+    with pytest.raises(ValueError, match=r"'encodr'.*'encoder', 'decoder'"):
+        ModelWrapper.from_model(zoo.Pipeline(), model_attr_names=["encodr"])
+    with pytest.raises(TypeError, match="from_model"):
+        ModelWrapper(model, {})
+
+
+def test_an_object_that_is_no_image_is_refused(cluster):
+    fields = ModelWrapper.from_model(torch.nn.Linear(2, 2)).serialize()
+    outline = type(fields["skeleton"])(ray.put({"not": "an image"}), "Thing")
+    with pytest.raises(errors.ForeignImageError, match="dict"):
+        ModelWrapper.deserialize(**{**fields, "skeleton": outline}).load()
+
+
+NO_RAY = """
+import torch
+from ray_zerocopy import ModelWrapper, errors, isolation
+for action in (lambda: ModelWrapper.from_model(torch.nn.Linear(2, 2)), isolation):
+    try:
+        action()
+    except errors.RayNotInitializedError as error:
+        assert "ray.init" in str(error)
+    else:
+        raise AssertionError
+import ray
+assert not ray.is_initialized()
+"""
+
+
+def test_without_ray_nothing_starts_and_the_error_says_what_to_call():
+    run_script(NO_RAY)
+
+
+OWNER_DIED = """
+import ray, torch
+from helpers import Worker, ray_cluster
+from ray_zerocopy import ModelWrapper, errors
+
+with ray_cluster():
+    owner = Worker.options(num_cpus=0).remote()
+    wrapper = ray.get(owner.run.remote(lambda: ModelWrapper.from_model(torch.nn.Linear(300, 300))))
+    wrapper.load()
+    ray.kill(owner)
+    import time
+    for _ in range(100):
+        try:
+            wrapper.load()
+        except errors.ImageLostError as error:
+            assert "belongs to the process" in str(error), error
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError("the image outlived its owner")
+"""
+
+
+def test_an_image_whose_owner_died_explains_ownership():
+    run_script(OWNER_DIED)
+
+
+MISSING_MODULE = """
+import sys, tempfile, pathlib
+import ray
+from helpers import Worker, ray_cluster
+from ray_zerocopy import ModelWrapper, errors
+
+folder = tempfile.mkdtemp()
+pathlib.Path(folder, "only_here.py").write_text(
+    "import torch\\nclass Net(torch.nn.Module):\\n    def __init__(self):\\n        super().__init__()\\n"
+    "        self.fc = torch.nn.Linear(2, 2)\\n"
+)
+with ray_cluster():
+    sys.path.insert(0, folder)
+    import only_here
+    wrapper = ModelWrapper.from_model(only_here.Net())
+
+    def load(wrapper):
+        try:
+            wrapper.load()
+        except errors.ClassNotFoundError as error:
+            return str(error)
+
+    sys.path.remove(folder)
+    text = ray.get(Worker.options(num_cpus=0).remote().run.remote(load, wrapper))
+    assert "only_here" in text and "py_modules" in text, text
+"""
+
+
+def test_a_class_whose_module_is_missing_in_the_worker_is_named():
+    run_script(MISSING_MODULE)
+
+
+def test_task_mode_says_that_it_comes_later(cluster):
+    for call in (
+        lambda: ModelWrapper.for_tasks(zoo.Pipeline()),
+        lambda: ModelWrapper.from_model(zoo.Pipeline(), mode="task"),
+    ):
+        with pytest.raises(errors.NotImplementedYetError, match="mode='actor'"):
+            call()

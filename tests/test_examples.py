@@ -1,0 +1,30 @@
+"""Every example runs, and prints what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helpers import run_script
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+EXPECTED = {
+    "actors.py": "one actor trained, the other three did not notice",
+    "demo.py": "ray.put(model)",
+    "ray_data.py": "1000 rows scored by 4 actors over one copy of the model",
+    "ray_serve.py": "two replicas answer as the original does",
+}
+
+
+def test_every_example_is_here():
+    modules = {"sentence_encoder.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} - modules == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_example(name):
+    output = run_script(str(EXAMPLES / name), timeout=300).stdout
+    assert EXPECTED[name] in output
+    if name == "demo.py":
+        assert output.count("yes") == 2, output

@@ -1,0 +1,223 @@
+"""The image format: what docs/format.md says, read by this test alone; and bytes that do not check out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import zoo
+from compare import assert_same
+from make_golden import example
+from ray_zerocopy import core, errors, image, pipeline
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def written(root) -> np.ndarray:
+    """The image of an object as one run of bytes, at an address that is a multiple of 64."""
+    built = image.build(root, "pipeline", pipeline.named_tensors(root))
+    memory = aligned(built.size)
+    end = 0
+    for part in built.parts:
+        start = -(-end // 64) * 64
+        end = start + part.nbytes
+        memory[start:end] = part
+    return memory
+
+
+def aligned(size: int) -> np.ndarray:
+    memory = np.zeros(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size]
+
+
+def golden() -> np.ndarray:
+    data = (GOLDEN / "v1.image").read_bytes()
+    memory = aligned(len(data))
+    memory[:] = np.frombuffer(data, np.uint8)
+    return memory
+
+
+def read(data: bytes) -> dict:
+    """A reader made from docs/format.md alone."""
+    magic, version, order, image_size, head_size, segments, blocks, _, _, start, length, crc = struct.unpack_from(
+        "<8sIIQQQQQQQQI", data
+    )
+    assert magic == b"\x89RZC\r\n\x1a\n"
+    assert (version, order) == (1, 0x01020304)
+    assert image_size == len(data)
+    assert zlib.crc32(data[:80] + bytes(4) + data[84:head_size]) == crc
+    table = [list(struct.unpack_from("<QQ", data, 128 + 16 * row)) for row in range(segments + blocks)]
+    tensors = json.loads(data[start : start + length])["tensors"]
+    for tensor in tensors:
+        size = 0
+        if 0 not in tensor["shape"]:
+            last = sum((n - 1) * s for n, s in zip(tensor["shape"], tensor["stride"], strict=True))
+            size = (last + 1) * getattr(torch, tensor["dtype"]).itemsize
+        at = head_size + table[tensor["segment"]][0] + tensor["offset"]
+        tensor["sha256"] = hashlib.sha256(data[at : at + size]).hexdigest()
+    return {
+        "tensors": tensors,
+        "image_size": image_size,
+        "head_size": head_size,
+        "segments": table[:segments],
+        "blocks": table[segments:],
+        "crc32": crc,
+    }
+
+
+def test_the_example_of_version_1_is_what_its_description_says():
+    assert read((GOLDEN / "v1.image").read_bytes()) == json.loads((GOLDEN / "v1.json").read_text())
+
+
+def test_the_example_of_version_1_still_loads():
+    loaded = image.load(golden(), [])
+    expected = example()
+    assert loaded["note"] == "format 1"
+    assert np.array_equal(loaded["array"], expected["array"])
+    assert loaded["list"][0] is loaded["list"][1]
+    assert torch.equal(loaded["list"][0].weight, expected["list"][0].weight)
+    assert loaded["model"].state_dict().keys() == expected["model"].state_dict().keys()
+    for name in ("weight", "brain", "transposed", "empty", "tail"):
+        left, right = getattr(expected["model"], name), getattr(loaded["model"], name)
+        assert (left.dtype, left.shape, left.stride()) == (right.dtype, right.shape, right.stride())
+        assert torch.equal(left, right)
+    with torch.no_grad():
+        loaded["model"].weight.view(-1)[10] = -1.0
+    assert loaded["model"].tail[0] == -1.0
+
+
+def test_the_index_names_every_tensor_that_a_state_dict_has():
+    for name in ("pipeline", "bert", "gpt2_with_tied_weights", "models_in_containers_private_attributes_and_children"):
+        root, _ = zoo.ZOO[name]()
+        found = read(written(root).tobytes())["tensors"]
+        names = [tensor["name"] for tensor in found]
+        assert len(names) == len(set(names))
+        expected = {
+            f"{path}.{key}" if path else key: value
+            for path, model in pipeline.named_models(root)
+            for key, value in model.state_dict(keep_vars=True).items()
+        }
+        assert {tensor["name"] for tensor in found if tensor["persistent"]} == set(expected)
+        for tensor in found:
+            if tensor["persistent"]:
+                assert tensor["shape"] == list(expected[tensor["name"]].shape)
+                assert tensor["stride"] == list(expected[tensor["name"]].stride())
+
+
+def test_the_core_gives_the_index_that_a_stranger_reads():
+    memory = golden()
+    described = json.loads((GOLDEN / "v1.json").read_text())["tensors"]
+    for tensor in described:
+        del tensor["sha256"]
+    assert json.loads(core.index(memory.ctypes.data, memory.nbytes))["tensors"] == described
+
+
+def test_every_byte_of_the_head_is_guarded():
+    """Each byte of header, tables, skeleton and index changed in turn: always the typed error, never a crash."""
+    memory = golden()
+    head_size = int(memory[24:32].view(np.uint64)[0])
+    for position in range(head_size):
+        for mask in (0x01, 0x80, 0xFF):
+            memory[position] ^= mask
+            with pytest.raises(errors.ImageError):
+                core.check_head(memory.ctypes.data, memory.nbytes, memory.nbytes)
+            memory[position] ^= mask
+    image.load(memory, [])
+
+
+def resealed(memory: np.ndarray) -> np.ndarray:
+    """With a checksum that fits what the bytes say now, as a hostile writer would do."""
+    head_size = int(memory[24:32].view(np.uint64)[0])
+    if 2048 <= head_size <= memory.nbytes:
+        head = memory[:head_size].tobytes()
+        memory[80:84] = np.frombuffer(struct.pack("<I", zlib.crc32(head[:80] + bytes(4) + head[84:])), np.uint8)
+    return memory
+
+
+@pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF])
+def test_numbers_that_lie_under_a_good_checksum_never_crash(mask):
+    original = golden()
+    segments, blocks = (int(original[at : at + 8].view(np.uint64)[0]) for at in (32, 40))
+    start = int(original[48:56].view(np.uint64)[0])
+    references = 4 + 4 * 8  # the count and the first references of the skeleton
+    for position in (*range(128 + 16 * (segments + blocks)), *range(start, start + references)):
+        memory = original.copy()
+        memory[position] ^= mask
+        try:
+            image.load(resealed(memory), [])
+        except (errors.ImageError, RuntimeError, ValueError, TypeError):
+            continue  # a block of another length can be a storage too short for its tensor: torch's own error
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=4096))
+def test_foreign_bytes_are_refused(data):
+    memory = np.frombuffer(data or b"x", np.uint8)
+    with pytest.raises(errors.ForeignImageError):
+        core.check_head(memory.ctypes.data, memory.nbytes, memory.nbytes)
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 2047, 2048, 4000])
+def test_a_truncated_image_is_refused(size):
+    memory = golden()[:size]
+    with pytest.raises(errors.ImageError):
+        core.check_head(memory.ctypes.data if size else 0, size, size)
+
+
+def test_a_later_version_and_another_byte_order_are_told_apart():
+    later = golden()
+    later[8] = 2
+    with pytest.raises(errors.ImageVersionError, match="2"):
+        image.load(resealed(later), [])
+    swapped = golden()
+    swapped[12:16] = swapped[12:16][::-1].copy()
+    with pytest.raises(errors.ForeignImageError):
+        image.load(resealed(swapped), [])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([torch.float32, torch.bfloat16, torch.int64, torch.uint8, torch.bool, torch.complex64]),
+            st.lists(st.integers(0, 5), max_size=4),
+            st.booleans(),
+        ),
+        max_size=12,
+    ),
+    st.integers(0, 70_000),
+)
+def test_any_set_of_tensors_comes_back(kinds, padding):
+    base = torch.zeros(100_000, dtype=torch.uint8)
+    tensors = [base[padding:], base[padding // 2 : padding]]
+    for dtype, shape, flipped in kinds:
+        tensor = torch.ones(shape).to(dtype)
+        tensors.append(tensor.permute(*reversed(range(tensor.dim()))) if flipped and shape else tensor)
+    assert_same(tensors, image.load(written(tensors), []))
+
+
+def test_overlapping_memory_is_stored_once():
+    base = torch.zeros(1 << 20, dtype=torch.uint8)
+    array = base.numpy()
+    root = [base, torch.from_numpy(array[1000:]), torch.from_numpy(array[:500_000]), array[7:9000]]
+    assert written(root).nbytes < (1 << 20) + 8192
+    assert_same(root, image.load(written(root), []))
+
+
+def test_building_copies_nothing_but_the_small_blocks():
+    model = torch.nn.Sequential(torch.nn.Linear(1000, 1000), torch.nn.Linear(1000, 1000))
+    built = image.build(model, "model", [])
+    weights = {model[0].weight.data_ptr(), model[1].weight.data_ptr()}
+    own = [part for part in built.parts if part.ctypes.data not in weights]
+    assert len(own) == len(built.parts) - 2
+    assert sum(part.nbytes for part in own) < 16384

@@ -1,0 +1,47 @@
+"""How users write it; a type checker reads this file, nothing runs it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import ray
+import torch
+from typing_extensions import assert_type
+
+import ray_zerocopy
+from ray_zerocopy import ModelWrapper, errors
+
+
+class Pipeline:
+    def __init__(self) -> None:
+        self.encoder = torch.nn.Linear(2, 2)
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(self.encoder(x))
+
+
+class InferenceActor:
+    def __init__(self, model_wrapper: ModelWrapper[Pipeline]) -> None:
+        self.pipeline = model_wrapper.load(prefault=True)
+        assert_type(self.pipeline, Pipeline)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.pipeline.encode(x)
+
+
+wrapper = ModelWrapper.from_model(Pipeline(), mode="actor", model_attr_names=["encoder"])
+assert_type(wrapper, ModelWrapper[Pipeline])
+assert_type(wrapper.load(), Pipeline)
+assert_type(wrapper.model_refs, dict[str, "ray.ObjectRef[Any]"])
+assert_type(ModelWrapper.from_model(torch.nn.Linear(2, 2)).load(), torch.nn.Linear)
+assert_type(wrapper.serialize(), dict[str, Any])
+again: ModelWrapper[Pipeline] = ModelWrapper.deserialize(**wrapper.serialize())
+assert_type(ray_zerocopy.isolation(), Literal["copy-on-write", "read-only", "copy"])
+ModelWrapper.from_model(Pipeline(), mode="actors")  # type: ignore[arg-type]
+
+try:
+    wrapper.load()
+except errors.ImageLostError as error:
+    print(error)
+except errors.RayZeroCopyError as error:
+    print(error)
