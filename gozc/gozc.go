@@ -14,6 +14,7 @@ import (
 	"ray-zerocopy/gozc/image"
 	"ray-zerocopy/gozc/layout"
 	"ray-zerocopy/gozc/shm"
+	_ "ray-zerocopy/gozc/stack" // a cheap first call
 )
 
 // FormatVersion returns the version of the image format that is written and read.

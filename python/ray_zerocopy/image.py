@@ -103,7 +103,8 @@ def load(memory: Bytes, carried: list[Any]) -> Any:
     """
     core.check_head(_address(memory), memory.nbytes, memory.nbytes)
     _, _, _, _, head_size, segments, blocks, start, length, *_ = _HEADER.unpack_from(memory)
-    offsets, sizes = np.frombuffer(memory, np.uint64, 2 * blocks, _TABLES + _ROW * segments).reshape(blocks, 2).T.tolist()
+    rows = np.frombuffer(memory, np.uint64, 2 * blocks, _TABLES + _ROW * segments).reshape(blocks, 2)
+    offsets, sizes = rows.T.tolist()
     whole = memoryview(memory)
     data = whole[head_size:]
     parts = [data[offset : offset + size] for offset, size in zip(offsets, sizes, strict=True)]

@@ -1,0 +1,4 @@
+package stack
+
+// #cgo LDFLAGS: -ldl
+import "C"
