@@ -10,8 +10,6 @@ import torch
 
 import ray_zerocopy
 
-warnings.simplefilter("error", UserWarning)
-
 
 class Pipeline:
     def __init__(self) -> None:
@@ -47,7 +45,10 @@ def digest(pipeline: Pipeline) -> list[bytes]:
 def main() -> None:
     ray.init(num_cpus=2, object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False)
     pipeline = Pipeline()
-    wrapper = ray_zerocopy.ModelWrapper.from_model(pipeline)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        wrapper = ray_zerocopy.ModelWrapper.from_model(pipeline)
+        wrapper.load()
     mode = ray_zerocopy.isolation()
     assert mode == "copy-on-write", mode
     first, second = Actor.remote(wrapper), Actor.remote(wrapper)
