@@ -11,6 +11,7 @@ import ray
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import ray_zerocopy
 import zoo
 from helpers import run_script, store_used
 from ray_zerocopy import ModelWrapper, errors
@@ -90,6 +91,7 @@ def test_an_object_that_is_no_image_is_refused(cluster):
 
 NO_RAY = """
 import torch
+import ray_zerocopy
 from ray_zerocopy import ModelWrapper, errors, isolation
 for action in (lambda: ModelWrapper.from_model(torch.nn.Linear(2, 2)), isolation):
     try:
@@ -110,6 +112,7 @@ def test_without_ray_nothing_starts_and_the_error_says_what_to_call():
 OWNER_DIED = """
 import ray, torch
 from helpers import Worker, ray_cluster
+import ray_zerocopy
 from ray_zerocopy import ModelWrapper, errors
 
 with ray_cluster():
@@ -138,6 +141,7 @@ MISSING_MODULE = """
 import sys, tempfile, pathlib
 import ray
 from helpers import Worker, ray_cluster
+import ray_zerocopy
 from ray_zerocopy import ModelWrapper, errors
 
 folder = tempfile.mkdtemp()
@@ -164,6 +168,16 @@ with ray_cluster():
 
 def test_a_class_whose_module_is_missing_in_the_worker_is_named():
     run_script(MISSING_MODULE)
+
+
+def test_torchscript_says_that_it_comes_later(cluster):
+    scripted = torch.jit.script(torch.nn.Linear(2, 2))
+    for wrapper in (ray_zerocopy.JITActorWrapper, ray_zerocopy.JITTaskWrapper, ray_zerocopy.JITModelWrapper):
+        for call in (wrapper, wrapper.from_model, wrapper.for_tasks):
+            with pytest.raises(errors.NotImplementedYetError, match="script or trace it in the worker"):
+                call(scripted)
+    with pytest.raises(errors.NotImplementedYetError, match=r"pipeline\.inner\.scripted"):
+        ModelWrapper.from_model(zoo.Holder(inner=zoo.Holder(scripted=scripted)))
 
 
 def test_task_mode_says_that_it_comes_later(cluster):

@@ -4,8 +4,16 @@ from importlib.metadata import version
 
 from . import errors
 from .store import isolation
-from .wrappers import ModelWrapper
+from .wrappers import JITActorWrapper, JITModelWrapper, JITTaskWrapper, ModelWrapper
 
 __version__ = version("ray-zerocopy")
 
-__all__ = ["ModelWrapper", "__version__", "errors", "isolation"]
+__all__ = [
+    "JITActorWrapper",
+    "JITModelWrapper",
+    "JITTaskWrapper",
+    "ModelWrapper",
+    "__version__",
+    "errors",
+    "isolation",
+]

@@ -58,7 +58,7 @@ def children(parent: Any) -> Iterator[tuple[str, Any]]:
                 yield f".<{variable}>", cell.cell_contents
             except ValueError:  # the variable has no value yet
                 continue
-    elif not isinstance(parent, (type, types.ModuleType, torch.Tensor)):
+    elif not isinstance(parent, (type, types.ModuleType, torch.Tensor, torch.jit.ScriptModule)):
         yield from _attributes(parent)
 
 

@@ -136,6 +136,8 @@ class _Pickler(cloudpickle.Pickler):
         if isinstance(obj, torch.Tensor):
             # before Ray's own reducer, which RAY_ENABLE_ZERO_COPY_TORCH_TENSORS=1 registers for tensors
             return tensors.reduce(obj, self._storage_slot)
+        if isinstance(obj, torch.jit.ScriptModule):
+            raise _TorchScript
         if isinstance(obj, torch.nn.Module):
             return NotImplemented if type(obj) in self.dispatch_table else _reduce_module(obj, self._fields)
         if isinstance(obj, UntypedStorage):
@@ -261,6 +263,10 @@ def _set_parametrized_state(module: torch.nn.Module, state: tuple[dict[str, Any]
 # --- errors ----------------------------------------------------------------------------------------
 
 
+class _TorchScript(Exception):
+    """A TorchScript module in the object graph."""
+
+
 def _explained(root: Any, name: str, cause: Exception) -> errors.RayZeroCopyError:
     def failure(part: Any) -> Exception | None:
         try:
@@ -270,6 +276,11 @@ def _explained(root: Any, name: str, cause: Exception) -> errors.RayZeroCopyErro
         return None
 
     path, part, error = blame(root, name, failure)
+    if isinstance(error, _TorchScript):
+        return errors.NotImplementedYetError(
+            f"{path} is a TorchScript module, which this version of ray-zerocopy cannot share: share the eager model, "
+            "and script or trace it in the worker"
+        )
     if isinstance(error, tensors.OffCpuError):
         return errors.DeviceError(path, str(error))
     return errors.UnpicklableError(path, type(part).__qualname__, str(error or cause))

@@ -178,6 +178,31 @@ class ModelWrapper(Generic[T]):
         return f"{type(self).__name__}({self._skeleton.class_name}, mode={self._mode!r}, models=[{names}])"
 
 
+class JITModelWrapper(Generic[T]):
+    """For TorchScript models. Not part of this version: every way to make one raises `NotImplementedYetError`."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        raise _no_torchscript(type(self).__name__)
+
+    @classmethod
+    def from_model(cls, model_or_pipeline: T, *arguments: Any, **options: Any) -> JITModelWrapper[T]:
+        """Not part of this version."""
+        raise _no_torchscript(f"{cls.__name__}.from_model")
+
+    @classmethod
+    def for_tasks(cls, model_or_pipeline: T, *arguments: Any, **options: Any) -> T:
+        """Not part of this version."""
+        raise _no_torchscript(f"{cls.__name__}.for_tasks")
+
+
+class JITActorWrapper(JITModelWrapper[T]):
+    """For TorchScript models in actors. Not part of this version: raises `NotImplementedYetError`."""
+
+
+class JITTaskWrapper(JITModelWrapper[T]):
+    """For TorchScript models in tasks. Not part of this version: raises `NotImplementedYetError`."""
+
+
 def _require_mode(mode: object) -> None:
     if mode not in ("actor", "task"):
         raise ValueError(
@@ -189,4 +214,11 @@ def _no_tasks(what: str) -> errors.NotImplementedYetError:
     return errors.NotImplementedYetError(
         f"{what} is not part of this version of ray-zerocopy: calls as Ray tasks come in a later one. "
         "Until then use mode='actor' and call .load() in an actor."
+    )
+
+
+def _no_torchscript(what: str) -> errors.NotImplementedYetError:
+    return errors.NotImplementedYetError(
+        f"{what} is not part of this version of ray-zerocopy: TorchScript models over shared weights come in a later "
+        "one. Until then share the eager model with ModelWrapper, and script or trace it in the worker."
     )
