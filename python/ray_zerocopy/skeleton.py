@@ -220,11 +220,15 @@ def _reduce_module(module: torch.nn.Module, known: dict[Any, _Fields]) -> Any:
     # What object.__reduce_ex__ and Module.__setstate__ would do, but for the ten empty dictionaries of hooks that every
     # module has: they make up most of a pickled module tree, and are quicker made than unpickled.
     state = module.__getstate__()
-    empty = tuple(name for name, value in state.items() if type(value) is OrderedDict and not value)
-    kind = tuple(state), empty
+    empty, values = [], []
+    for name, value in state.items():
+        if type(value) is OrderedDict and not value:
+            empty.append(name)
+            value = None
+        values.append(value)
+    kind = tuple(state), tuple(empty)
     fields = known.get(kind) or known.setdefault(kind, _Fields(*kind))
-    values = tuple(None if name in empty else value for name, value in state.items())
-    return copyreg.__newobj__, (cls,), (fields, values), None, None, _set_state  # type: ignore[attr-defined]
+    return copyreg.__newobj__, (cls,), (fields, tuple(values)), None, None, _set_state  # type: ignore[attr-defined]
 
 
 class _Fields:
