@@ -170,18 +170,9 @@ def test_a_class_whose_module_is_missing_in_the_worker_is_named():
     run_script(MISSING_MODULE)
 
 
-def test_torchscript_says_that_it_comes_later(cluster):
-    scripted = torch.jit.script(torch.nn.Linear(2, 2))
-    for wrapper in (ray_zerocopy.JITActorWrapper, ray_zerocopy.JITTaskWrapper, ray_zerocopy.JITModelWrapper):
-        for call in (wrapper, wrapper.from_model, wrapper.for_tasks):
-            with pytest.raises(errors.NotImplementedYetError, match="script or trace it in the worker"):
-                call(scripted)
-    with pytest.raises(errors.NotImplementedYetError, match=r"pipeline\.inner\.scripted"):
-        ModelWrapper.from_model(zoo.Holder(inner=zoo.Holder(scripted=scripted)))
-
-
 def test_task_mode_says_that_it_comes_later(cluster):
     for call in (
+        lambda: ray_zerocopy.JITTaskWrapper(zoo.Pipeline()),
         lambda: ModelWrapper.for_tasks(zoo.Pipeline()),
         lambda: ModelWrapper.from_model(zoo.Pipeline(), mode="task"),
     ):

@@ -91,7 +91,7 @@ class ImageLostError(RayZeroCopyError, RuntimeError):
 
 
 class ClassNotFoundError(RayZeroCopyError, ImportError):
-    """A class or function of the pipeline cannot be imported in this process."""
+    """A class, function or TorchScript operator of the pipeline is not to be had in this process."""
 
 
 class ImageError(RayZeroCopyError, ValueError):

@@ -63,6 +63,11 @@ def named_models(root: Any) -> Iterator[tuple[str, torch.nn.Module]]:
     yield from walk("", root)
 
 
+def has_torchscript(root: Any) -> bool:
+    """Whether a module in an object graph is, or holds, a TorchScript module."""
+    return any(isinstance(part, torch.jit.ScriptModule) for _, model in named_models(root) for part in model.modules())
+
+
 def named_tensors(root: Any) -> Iterator[tuple[str, torch.Tensor, bool]]:
     """Name, tensor, and whether ``state_dict`` has it, of all parameters and buffers of all models."""
     for path, model in named_models(root):
@@ -74,4 +79,6 @@ def named_tensors(root: Any) -> Iterator[tuple[str, torch.Tensor, bool]]:
                     yield start + name, parameter, True
             for name, buffer in module._buffers.items():
                 if buffer is not None:
-                    yield start + name, buffer, name not in module._non_persistent_buffers_set
+                    # a TorchScript module does not know of buffers that are not persistent
+                    hidden: set[str] = module.__dict__.get("_non_persistent_buffers_set", set())
+                    yield start + name, buffer, name not in hidden

@@ -4,6 +4,7 @@ One pickle (protocol 5) holds the graph. Whatever is large or cannot be pickled 
 the pickle's out-of-band buffers, and comes back through them in the same order:
 
 * the memory of torch storages (see `tensors`), shared by address, so what was shared stays shared;
+* TorchScript modules, as archives without tensors (see `torchscript`);
 * whatever else offers pickle-5 buffers (NumPy arrays, pandas, pyarrow);
 * Ray's object references and actor handles, which Ray must see to keep what they stand for alive: they are *carried*
   beside the image.
@@ -30,7 +31,7 @@ from ray.actor import ActorHandle
 from torch.nn.utils import parametrize
 from torch.storage import TypedStorage, UntypedStorage
 
-from . import errors, tensors
+from . import errors, tensors, torchscript
 from .paths import blame
 
 STORAGE, MEMORY, CARRIED = 0, 1, 2  # kinds of reference, in the lowest two bits
@@ -137,7 +138,7 @@ class _Pickler(cloudpickle.Pickler):
             # before Ray's own reducer, which RAY_ENABLE_ZERO_COPY_TORCH_TENSORS=1 registers for tensors
             return tensors.reduce(obj, self._storage_slot)
         if isinstance(obj, torch.jit.ScriptModule):
-            raise _TorchScript
+            return torchscript.reduce(obj, self._storage_slot)
         if isinstance(obj, torch.nn.Module):
             return NotImplemented if type(obj) in self.dispatch_table else _reduce_module(obj, self._fields)
         if isinstance(obj, UntypedStorage):
@@ -267,10 +268,6 @@ def _set_parametrized_state(module: torch.nn.Module, state: tuple[dict[str, Any]
 # --- errors ----------------------------------------------------------------------------------------
 
 
-class _TorchScript(Exception):
-    """A TorchScript module in the object graph."""
-
-
 def _explained(root: Any, name: str, cause: Exception) -> errors.RayZeroCopyError:
     def failure(part: Any) -> Exception | None:
         try:
@@ -280,11 +277,6 @@ def _explained(root: Any, name: str, cause: Exception) -> errors.RayZeroCopyErro
         return None
 
     path, part, error = blame(root, name, failure)
-    if isinstance(error, _TorchScript):
-        return errors.NotImplementedYetError(
-            f"{path} is a TorchScript module, which this version of ray-zerocopy cannot share: share the eager model, "
-            "and script or trace it in the worker"
-        )
     if isinstance(error, tensors.OffCpuError):
         return errors.DeviceError(path, str(error))
     return errors.UnpicklableError(path, type(part).__qualname__, str(error or cause))

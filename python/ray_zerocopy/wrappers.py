@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import ray
 import torch
@@ -107,7 +107,8 @@ class ModelWrapper(Generic[T]):
         )
         reference = store.put(built.parts, built.carried, built.size)
         wrapped = type(model_or_pipeline)
-        wrapper = cls(Outline(reference, wrapped.__qualname__), dict.fromkeys(names, reference), standalone, mode)
+        outline = Outline(reference, wrapped.__qualname__)
+        wrapper = _restored(cls, outline, dict.fromkeys(names, reference), standalone, mode)
         if wrapped.__doc__:
             wrapper.__doc__ = f"{cls.__doc__}\n\nWrapped class documentation:\n{wrapped.__doc__}"
         wrapper.__annotations__ = dict(getattr(wrapped, "__annotations__", {}))
@@ -167,40 +168,82 @@ class ModelWrapper(Generic[T]):
         mode: Mode = "actor",
     ) -> ModelWrapper[T]:
         """Undo `serialize`: ``ModelWrapper.deserialize(**wrapper.serialize())``."""
-        return cls(skeleton, model_info, is_standalone_module, mode)
+        return _restored(cls, skeleton, model_info, is_standalone_module, mode)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # without the documentation taken from the wrapped class, which can be longer than everything else
-        return type(self), (self._skeleton, self._model_info, self._is_standalone_module, self._mode)
+        fields = self._skeleton, self._model_info, self._is_standalone_module, self._mode
+        return _restored, (type(self), *fields)
 
     def __repr__(self) -> str:
         names = ", ".join(self._model_info)
         return f"{type(self).__name__}({self._skeleton.class_name}, mode={self._mode!r}, models=[{names}])"
 
 
-class JITModelWrapper(Generic[T]):
-    """For TorchScript models. Not part of this version: every way to make one raises `NotImplementedYetError`."""
+class JITModelWrapper(ModelWrapper[T]):
+    """`ModelWrapper` for TorchScript: a ScriptModule, or a pipeline that holds one.
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        raise _no_torchscript(type(self).__name__)
-
-    @classmethod
-    def from_model(cls, model_or_pipeline: T, *arguments: Any, **options: Any) -> JITModelWrapper[T]:
-        """Not part of this version."""
-        raise _no_torchscript(f"{cls.__name__}.from_model")
+    `ModelWrapper` takes TorchScript modules too, alone or beside eager ones; this class is for code that wants to be
+    told when there is none.
+    """
 
     @classmethod
-    def for_tasks(cls, model_or_pipeline: T, *arguments: Any, **options: Any) -> T:
-        """Not part of this version."""
-        raise _no_torchscript(f"{cls.__name__}.for_tasks")
+    def from_model(
+        cls,
+        model_or_pipeline: T,
+        mode: Mode = "actor",
+        model_attr_names: Sequence[str] | None = None,
+        method_names: Sequence[str] | None = None,
+    ) -> JITModelWrapper[T]:
+        """As `ModelWrapper.from_model`.
+
+        Raises:
+            TypeError: nothing in the pipeline is a TorchScript module.
+        """
+        if not pipeline.has_torchscript(model_or_pipeline):
+            raise TypeError(
+                f"this {type(model_or_pipeline).__qualname__} is not, and does not hold, a TorchScript module "
+                "(torch.jit.script, torch.jit.trace, torch.jit.load); use ModelWrapper for eager models"
+            )
+        wrapper = super().from_model(model_or_pipeline, mode, model_attr_names, method_names)
+        return cast("JITModelWrapper[T]", wrapper)
 
 
 class JITActorWrapper(JITModelWrapper[T]):
-    """For TorchScript models in actors. Not part of this version: raises `NotImplementedYetError`."""
+    """A TorchScript module, or a pipeline that holds one, for Ray actors: wrapped in the driver, loaded in each actor.
+
+    Example:
+        >>> wrapper = JITActorWrapper(torch.jit.trace(pipeline, example))
+        >>> pipeline = wrapper.load()  # in an actor
+    """
+
+    def __init__(self, pipeline_or_script_module: T, model_attr_names: Sequence[str] | None = None) -> None:
+        """Put it into the object store; arguments and errors as in `JITModelWrapper.from_model`."""
+        made = JITModelWrapper.from_model(pipeline_or_script_module, "actor", model_attr_names)
+        self.__dict__.update(made.__dict__)
+
+    @property
+    def constructor_kwargs(self) -> dict[str, Any]:
+        """What an actor's constructor needs: ``pipeline_skeleton`` and ``model_refs``.
+
+        ``JITModelWrapper.deserialize(pipeline_skeleton, model_refs)`` makes a wrapper of them.
+        """
+        return {"pipeline_skeleton": self._skeleton, "model_refs": self.model_refs}
 
 
-class JITTaskWrapper(JITModelWrapper[T]):
-    """For TorchScript models in tasks. Not part of this version: raises `NotImplementedYetError`."""
+class JITTaskWrapper(Generic[T]):
+    """For TorchScript models in Ray tasks. Not part of this version: raises `NotImplementedYetError`."""
+
+    def __init__(self, pipeline_or_script_module: T, method_names: Sequence[str] = ("__call__", "forward")) -> None:
+        raise _no_tasks("JITTaskWrapper")
+
+
+def _restored(
+    cls: type[ModelWrapper[T]], skeleton: Outline, model_info: ModelInfo, is_standalone_module: bool, mode: Mode
+) -> ModelWrapper[T]:
+    wrapper = cls.__new__(cls)
+    ModelWrapper.__init__(wrapper, skeleton, model_info, is_standalone_module, mode)
+    return wrapper
 
 
 def _require_mode(mode: object) -> None:
@@ -214,11 +257,4 @@ def _no_tasks(what: str) -> errors.NotImplementedYetError:
     return errors.NotImplementedYetError(
         f"{what} is not part of this version of ray-zerocopy: calls as Ray tasks come in a later one. "
         "Until then use mode='actor' and call .load() in an actor."
-    )
-
-
-def _no_torchscript(what: str) -> errors.NotImplementedYetError:
-    return errors.NotImplementedYetError(
-        f"{what} is not part of this version of ray-zerocopy: TorchScript models over shared weights come in a later "
-        "one. Until then share the eager model with ModelWrapper, and script or trace it in the worker."
     )

@@ -9,7 +9,7 @@ import torch
 from typing_extensions import assert_type
 
 import ray_zerocopy
-from ray_zerocopy import ModelWrapper, errors
+from ray_zerocopy import JITActorWrapper, JITModelWrapper, ModelWrapper, errors
 
 
 class Pipeline:
@@ -37,6 +37,9 @@ assert_type(ModelWrapper.from_model(torch.nn.Linear(2, 2)).load(), torch.nn.Line
 assert_type(wrapper.serialize(), dict[str, Any])
 again: ModelWrapper[Pipeline] = ModelWrapper.deserialize(**wrapper.serialize())
 assert_type(ray_zerocopy.isolation(), Literal["copy-on-write", "read-only", "copy"])
+assert_type(JITActorWrapper(Pipeline()).load(), Pipeline)
+assert_type(JITActorWrapper(Pipeline()).constructor_kwargs, dict[str, Any])
+assert_type(JITModelWrapper.from_model(Pipeline()), JITModelWrapper[Pipeline])
 ModelWrapper.from_model(Pipeline(), mode="actors")  # type: ignore[arg-type]
 
 try:

@@ -1,0 +1,98 @@
+"""TorchScript modules <-> archives whose tensors lie outside: ScriptModules over shared weights.
+
+`torch.package` has the machinery: a serializer that leaves out the storages that its context knows already, and an
+importer that takes them from a context of its own. What `reduce` finds (parameters, buffers, tensors in attributes,
+constants of frozen or traced graphs) is announced to that context before the module is serialized, so that the
+archive is code and structure only. A tensor that it does not find (inside a custom class, for example) is in the
+archive: each load has a private copy of it.
+
+Private names of torch used here, tried with 2.4 and 2.15: `torch._C.ScriptModuleSerializer`, `PyTorchFileWriter`,
+`PyTorchFileReader`, `DeserializationStorageContext`, `_import_ir_module_from_package`, `CompilationUnit`,
+`torch.jit._recursive.wrap_cpp_module`, `ScriptModule._c`. `tests/test_torchscript.py` fails when one goes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.storage import UntypedStorage
+
+from . import errors, tensors
+
+_C: Any = torch._C  # typed in part
+
+
+def reduce(module: torch.jit.ScriptModule, slot: Callable[[UntypedStorage, bool], tensors.StorageSlot]) -> Any:
+    """What pickle's ``reducer_override`` returns for a TorchScript module.
+
+    Args:
+        module: scripted, traced, frozen, or loaded by ``torch.jit.load``.
+        slot: gives the slot for one use of a storage, as in `tensors.reduce`.
+
+    Raises:
+        OffCpuError: a tensor of it is not in CPU memory.
+        RuntimeError: torch cannot save the module; its message says why.
+    """
+    archive = io.BytesIO()
+    writer = _C.PyTorchFileWriter(archive)
+    serializer = _C.ScriptModuleSerializer(writer)
+    context = serializer.storage_context()
+    slots: list[tensors.StorageSlot] = []
+    for tensor in _tensors(module):
+        if tensor.layout is not torch.strided:
+            continue  # a sparse tensor's parts are made when it is asked for them: it stays in the archive
+        storage = tensors.storage_of(tensor.untyped_storage())
+        if not context.has_storage(storage):
+            assert context.get_or_add_storage(storage) == len(slots)
+            slots.append(slot(storage, False))
+    serializer.serialize(module._c, 0)
+    serializer.write_files()
+    writer.write_end_of_file()
+    # outside of the pickle, since constants that were not found make it large
+    return _script_module, (np.frombuffer(bytearray(archive.getbuffer()), np.uint8), slots)
+
+
+def _script_module(archive: np.ndarray[Any, Any], storages: list[UntypedStorage]) -> torch.jit.ScriptModule:
+    context = _C.DeserializationStorageContext()
+    for number, storage in enumerate(storages):
+        context.add_storage(f"{number}.storage", torch.empty((0,), dtype=torch.uint8).set_(storage))
+    reader = _C.PyTorchFileReader(io.BytesIO(archive.data))
+    try:
+        module = _C._import_ir_module_from_package(_C.CompilationUnit(), reader, context, None, "0")
+    except RuntimeError as cause:
+        unknown = re.search(r"Unknown (?:builtin op|custom class|type name)[^\w]*([\w:.]+)", str(cause))
+        if unknown is None:
+            raise
+        library = unknown[1].removeprefix("__torch__.torch.classes.").split(":")[0].split(".")[0]
+        raise errors.ClassNotFoundError(
+            f"the TorchScript module uses {unknown[1]!r}, which is not registered in this process: import the library "
+            f"that brings it ({library!r}, by its name) in the worker before load()"
+        ) from cause
+    wrapped: torch.jit.ScriptModule = torch.jit._recursive.wrap_cpp_module(module)
+    return wrapped
+
+
+def _tensors(module: torch.jit.ScriptModule) -> Iterator[torch.Tensor]:
+    for part in module.modules():
+        concrete: Any = part._c
+        for name in _C.ConcreteModuleType.from_jit_type(concrete._type()).get_attributes():
+            yield from _inside(concrete.getattr(name))
+        for name in concrete._method_names():
+            for node in concrete._get_method(name).graph.findAllNodes("prim::Constant", recurse=True):
+                if isinstance(node.output().type(), _C.TensorType) and node.hasAttribute("value"):
+                    yield node.t("value")
+
+
+def _inside(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        yield from _inside(list(value.values()))
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _inside(part)
