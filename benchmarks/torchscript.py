@@ -15,22 +15,10 @@ from typing import Any
 import ray
 import torch
 
+from measure import clock, kilobytes
 from ray_zerocopy import JITActorWrapper
 
 ROUNDS = 3
-
-
-def clock(action: Callable[[], Any]) -> tuple[float, Any]:
-    """Milliseconds that an action takes, and its result."""
-    start = time.perf_counter()
-    result = action()
-    return 1e3 * (time.perf_counter() - start), result
-
-
-def private_bytes() -> int:
-    """Bytes of memory that belong to this process alone."""
-    with open("/proc/self/smaps_rollup") as lines:
-        return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Private_"))
 
 
 @ray.remote(num_cpus=0)
@@ -45,16 +33,16 @@ class Actor:
         def load() -> Any:
             return model.load() if isinstance(model, JITActorWrapper) else torch.jit.load(io.BytesIO(ray.get(model[0])))
 
-        before = private_bytes()
+        before = kilobytes("smaps_rollup", "Private_")
         first, self.model = clock(load)
-        memory = (private_bytes() - before) / 1e6
+        memory = (kilobytes("smaps_rollup", "Private_") - before) / 1e6
         x = torch.ones(1, 4096)
         with torch.no_grad():
             forward, _ = clock(lambda: self.model(x))
             steady = median(clock(lambda: self.model(x))[0] for _ in range(7))
         self.model = None
         later = median(clock(load)[0] for _ in range(3))
-        return [first, later, forward, steady, memory]
+        return [*(1e3 * seconds for seconds in (first, later, forward, steady)), memory]
 
 
 def saved(module: torch.jit.ScriptModule) -> io.BytesIO:
@@ -87,7 +75,7 @@ def main() -> None:
             for way, put in ways.items():
                 duration, model = clock(put)
                 actor = Actor.remote()
-                figures[way].append([duration, *ray.get(actor.measure.remote(model))])
+                figures[way].append([1e3 * duration, *ray.get(actor.measure.remote(model))])
                 ray.kill(actor)
                 del model
                 time.sleep(0.5)

@@ -40,6 +40,11 @@ class Worker:
 
 def private_bytes(address: int, length: int) -> int:
     """Bytes of the mappings over a range of memory that belong to this process alone and were written."""
+    return mapped_bytes("Private_Dirty:", address, length)
+
+
+def mapped_bytes(kind: str, address: int, length: int) -> int:
+    """Sum of one line of /proc/self/smaps over the mappings that touch a range of memory."""
     total, inside = 0, False
     with open("/proc/self/smaps") as lines:
         for line in lines:
@@ -47,7 +52,7 @@ def private_bytes(address: int, length: int) -> int:
             if "-" in head and not head.endswith(":"):
                 low, high = (int(part, 16) for part in head.split("-"))
                 inside = low < address + length and address < high
-            elif inside and line.startswith("Private_Dirty:"):
+            elif inside and line.startswith(kind):
                 total += int(line.split()[1]) << 10
     return total
 

@@ -32,16 +32,26 @@ def example():
     return {"model": model, "list": [large, large], "array": np.arange(7, dtype=np.int32), "note": "format 1"}
 
 
-def main() -> None:
-    root = example()
+def written(root) -> np.ndarray:
+    """The image of an object as one run of bytes, at an address that is a multiple of 64."""
     built = image.build(root, "pipeline", pipeline.named_tensors(root))
-    data = bytearray(built.size)
-    end, starts = 0, []
+    memory = aligned(built.size)
+    end = 0
     for part in built.parts:
-        starts.append(-(-end // 64) * 64)
-        end = starts[-1] + part.nbytes
-        data[starts[-1] : end] = part.tobytes()
-    assert end == built.size
+        start = -(-end // 64) * 64
+        end = start + part.nbytes
+        memory[start:end] = part
+    return memory
+
+
+def aligned(size: int) -> np.ndarray:
+    memory = np.zeros(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size]
+
+
+def main() -> None:
+    data = written(example()).tobytes()
     head_size, segments, blocks = (int.from_bytes(data[at : at + 8], "little") for at in (24, 32, 40))
 
     def rows(start, count):
@@ -61,7 +71,7 @@ def main() -> None:
     (FOLDER / "v1.image").write_bytes(data)
     contents = {
         "tensors": tensors,
-        "image_size": built.size,
+        "image_size": len(data),
         "head_size": head_size,
         "segments": table,
         "blocks": rows(128 + 16 * segments, blocks),

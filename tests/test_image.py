@@ -16,28 +16,10 @@ from hypothesis import strategies as st
 
 import zoo
 from compare import assert_same
-from make_golden import example
+from make_golden import aligned, example, written
 from ray_zerocopy import core, errors, image, pipeline
 
 GOLDEN = Path(__file__).parent / "golden"
-
-
-def written(root) -> np.ndarray:
-    """The image of an object as one run of bytes, at an address that is a multiple of 64."""
-    built = image.build(root, "pipeline", pipeline.named_tensors(root))
-    memory = aligned(built.size)
-    end = 0
-    for part in built.parts:
-        start = -(-end // 64) * 64
-        end = start + part.nbytes
-        memory[start:end] = part
-    return memory
-
-
-def aligned(size: int) -> np.ndarray:
-    memory = np.zeros(size + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + size]
 
 
 def golden() -> np.ndarray:

@@ -7,7 +7,7 @@ import ray
 import torch
 
 import ray_zerocopy
-from helpers import Worker, mappings, private_bytes, run_script
+from helpers import Worker, mapped_bytes, mappings, private_bytes, run_script
 from ray_zerocopy import ModelWrapper
 
 PAGE = 4096
@@ -84,16 +84,7 @@ def test_prefault_fills_the_page_tables(cluster):
     wrapper = ModelWrapper.from_model(torch.nn.Linear(4000, 4000))
 
     def resident(model):
-        start = model.weight.data_ptr() + 4096
-        with open("/proc/self/smaps") as lines:
-            for line in lines:
-                head = line.split()[0]
-                if "-" in head and not head.endswith(":"):
-                    low, high = (int(part, 16) for part in head.split("-"))
-                    inside = low <= start < high
-                elif inside and line.startswith("Rss:"):
-                    return int(line.split()[1]) << 10
-        raise AssertionError("the weights lie in no mapping")
+        return mapped_bytes("Rss:", model.weight.data_ptr(), 1)
 
     lazy, eager = wrapper.load(), wrapper.load(prefault=True)
     assert resident(lazy) < 1 << 20

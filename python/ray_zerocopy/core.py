@@ -17,6 +17,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import numpy.typing as npt
+
 from . import errors
 
 COPY_ON_WRITE = 1
@@ -79,6 +81,11 @@ def _call(name: str, *arguments: int | str) -> Any:
     except RuntimeError as cause:
         code, _, text = str(cause).partition(": ")
         raise _ERRORS.get(code, errors.CoreError)(text if code in _ERRORS else str(cause)) from None
+
+
+def address(array: npt.NDArray[Any]) -> int:
+    """Where an array's first byte lies."""
+    return int(array.__array_interface__["data"][0])
 
 
 def plan(blocks: int, count: int, offsets: int, segments: int) -> int:

@@ -59,21 +59,21 @@ def build(root: Any, name: str, named: Iterable[tuple[str, torch.Tensor, bool]])
     blocks = np.array(parts.blocks, np.int64).reshape(count, 2)
     offsets = np.zeros(count, np.int64)
     table = np.zeros((count + 1, 3), np.int64)
-    segments = table[: core.plan(_address(blocks), count, _address(offsets), _address(table))]
+    segments = table[: core.plan(core.address(blocks), count, core.address(offsets), core.address(table))]
 
     index = _index(named, parts.rows, blocks, offsets, segments)
     data = np.frombuffer(parts.data, np.uint8)
     size = core.head_size(len(segments), count, data.nbytes, len(index))
     head = np.zeros(size, np.uint8)
     core.encode_head(
-        _address(head),
+        core.address(head),
         size,
-        _address(segments),
+        core.address(segments),
         len(segments),
-        _address(blocks),
-        _address(offsets),
+        core.address(blocks),
+        core.address(offsets),
         count,
-        _address(data),
+        core.address(data),
         data.nbytes,
         index,
     )
@@ -84,7 +84,7 @@ def build(root: Any, name: str, named: Iterable[tuple[str, torch.Tensor, bool]])
             views.append(view(source, length, None))
         else:
             packed = np.zeros(length, np.uint8)
-            core.pack(_address(blocks), count, _address(offsets), offset, _address(packed), length)
+            core.pack(core.address(blocks), count, core.address(offsets), offset, core.address(packed), length)
             views.append(packed)
     end = int(segments[-1, 1] + segments[-1, 2]) if len(segments) else 0
     return Image(views, parts.carried, size + end, parts.owners)
@@ -101,7 +101,7 @@ def load(memory: Bytes, carried: list[Any]) -> Any:
         ForeignImageError, ImageVersionError, DamagedImageError: the bytes are not a sound image.
         ClassNotFoundError: a class of the object cannot be imported in this process.
     """
-    core.check_head(_address(memory), memory.nbytes, memory.nbytes)
+    core.check_head(core.address(memory), memory.nbytes, memory.nbytes)
     _, _, _, _, head_size, segments, blocks, start, length, *_ = _HEADER.unpack_from(memory)
     rows = np.frombuffer(memory, np.uint64, 2 * blocks, _TABLES + _ROW * segments).reshape(blocks, 2)
     offsets, sizes = rows.T.tolist()
@@ -122,10 +122,6 @@ class _Memory:
 def view(address: int, length: int, owner: Any) -> Bytes:
     """A writable array over ``length`` bytes at ``address`` that keeps ``owner`` alive."""
     return np.asarray(_Memory(address, length, owner))
-
-
-def _address(array: npt.NDArray[Any]) -> int:
-    return int(array.__array_interface__["data"][0])
 
 
 def _index(

@@ -77,8 +77,8 @@ def named_tensors(root: Any) -> Iterator[tuple[str, torch.Tensor, bool]]:
             for name, parameter in module._parameters.items():
                 if parameter is not None:
                     yield start + name, parameter, True
+            # a TorchScript module does not know of buffers that are not persistent
+            hidden: set[str] = module.__dict__.get("_non_persistent_buffers_set", set())
             for name, buffer in module._buffers.items():
                 if buffer is not None:
-                    # a TorchScript module does not know of buffers that are not persistent
-                    hidden: set[str] = module.__dict__.get("_non_persistent_buffers_set", set())
                     yield start + name, buffer, name not in hidden

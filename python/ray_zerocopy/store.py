@@ -31,7 +31,6 @@ Isolation = Literal["copy-on-write", "read-only", "copy"]
 
 ISOLATION_VARIABLE = "RAY_ZEROCOPY_ISOLATION"
 
-# Where the kernel cannot be asked for copy-on-write pages, and only then, a process falls back to a read-only mapping.
 _MODES = {"copy-on-write": core.COPY_ON_WRITE, "read-only": core.READ_ONLY}
 
 _forked_from_ray = False
@@ -154,7 +153,7 @@ class _Incoming:
 
 
 def _address(buffer: Any) -> int:
-    return int(np.frombuffer(buffer, np.uint8).__array_interface__["data"][0])
+    return core.address(np.frombuffer(buffer, np.uint8))
 
 
 def _own(incoming: _Incoming) -> Bytes:
@@ -187,6 +186,7 @@ class _Mapping:
 
 
 def _map(start: int, size: int) -> tuple[int, Isolation]:
+    """Map copy-on-write, or read-only where the machine refuses that and nothing else was asked for."""
     raylet = int(os.environ.get("RAY_RAYLET_PID", 0))
     asked = os.environ.get(ISOLATION_VARIABLE, "")
     if asked and asked not in _MODES:

@@ -8,7 +8,7 @@ faster to make a tensor of).
 
 Private names of torch used here, tried with 2.4 and 2.15: `torch._utils._rebuild_tensor_v3` and `_rebuild_qtensor` (the
 rebuild functions that `reduce` replaces), `torch.storage.TypedStorage(wrap_storage=, _internal=)`,
-`UntypedStorage._cdata`, `Tensor._backward_hooks`. `tests/test_tensors.py` fails when one goes.
+`UntypedStorage._cdata`, `Tensor._backward_hooks`. `tests/test_roundtrip.py` fails when one goes.
 """
 
 from __future__ import annotations
@@ -76,9 +76,8 @@ def reduce(tensor: torch.Tensor, slot: Callable[[UntypedStorage, bool], StorageS
     if (
         not hooks
         and offset == 0
-        and tensor.is_contiguous()
         and 0 < tensor.numel() * tensor.itemsize == storage.nbytes()
-        # is_contiguous() does not look at the strides of dimensions of size 1; resize_ would choose its own
+        # not is_contiguous(), which does not look at the strides of dimensions of size 1; resize_ would choose its own
         and tensor.stride() == _contiguous_stride(shape)
     ):
         rebuild = _dense_parameter if parameter else _dense_tensor
@@ -168,11 +167,6 @@ def _strided_tensor(
     if hooks:
         tensor._backward_hooks = hooks
     return tensor
-
-
-def untyped_storage(item: UntypedStorage) -> UntypedStorage:
-    """An `UntypedStorage` that the object graph holds as such."""
-    return item
 
 
 def typed_storage(item: UntypedStorage, dtype: torch.dtype) -> TypedStorage:

@@ -47,8 +47,7 @@ def reduce(module: torch.jit.ScriptModule, slot: Callable[[UntypedStorage, bool]
         if tensor.layout is not torch.strided:
             continue  # a sparse tensor's parts are made when it is asked for them: it stays in the archive
         storage = tensors.storage_of(tensor.untyped_storage())
-        if not context.has_storage(storage):
-            assert context.get_or_add_storage(storage) == len(slots)
+        if context.get_or_add_storage(storage) == len(slots):  # numbered from 0; a known one keeps its number
             slots.append(slot(storage, False))
     serializer.serialize(module._c, 0)
     serializer.write_files()

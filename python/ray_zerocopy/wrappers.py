@@ -137,7 +137,7 @@ class ModelWrapper(Generic[T]):
         memory, carried = store.get(self._skeleton.image)
         loaded: T = image.load(memory, carried)
         if prefault:
-            core.prefault(memory.__array_interface__["data"][0], memory.nbytes)
+            core.prefault(core.address(memory), memory.nbytes)
         return loaded
 
     @property
