@@ -83,6 +83,10 @@ class NotAModelError(RayZeroCopyError, ValueError):
     """A name in ``model_attr_names`` is not an attribute of the pipeline."""
 
 
+class NotAMethodError(RayZeroCopyError, ValueError):
+    """A name in ``method_names`` is a method neither of the pipeline nor of one of its models."""
+
+
 # --- loading a model -----------------------------------------------------------------------------
 
 
@@ -114,6 +118,21 @@ class IsolationError(RayZeroCopyError, RuntimeError):
     """The isolation asked for by ``RAY_ZEROCOPY_ISOLATION`` is unknown, or this machine cannot give it."""
 
 
+# --- calls as tasks ------------------------------------------------------------------------------
+
+
+class TaskStateError(RayZeroCopyError, AttributeError):
+    """State was to be changed through a stand-in, whose methods run in other processes."""
+
+
+class UnpicklableArgumentError(RayZeroCopyError, TypeError):
+    """An argument of a call cannot be sent to another process."""
+
+
+class SettingError(RayZeroCopyError, ValueError):
+    """An environment variable of this package has a value that it does not take."""
+
+
 # --- the Go core ---------------------------------------------------------------------------------
 
 
@@ -139,7 +158,3 @@ class ForkedProcessError(RayZeroCopyError, RuntimeError):
             "child may then use freely, or start the child with the 'spawn' method "
             "(DataLoader(multiprocessing_context='spawn'))."
         )
-
-
-class NotImplementedYetError(RayZeroCopyError, NotImplementedError):
-    """A part of the API that this version does not have."""

@@ -1,21 +1,23 @@
-"""The models of a pipeline by name: for ``model_refs`` and for an image's index of tensors.
+"""The models and methods of a pipeline by name: for ``model_refs``, stand-ins, and an image's index of tensors.
 
 Names only: what is shared and how it comes back does not depend on them, since an image holds the whole object graph.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
-from . import errors
+from . import errors, torchscript
 from .paths import children
 
 STANDALONE = "model"  # what a bare module is called in ``model_refs``
 
 _LEAVES = (str, bytes, int, float, complex, bool, type(None), torch.Tensor, type)
+_CONTAINERS = (dict, list, tuple, set, frozenset)
 
 
 def model_names(pipeline: Any, chosen: Sequence[str] | None, private: bool) -> list[str]:
@@ -61,6 +63,26 @@ def named_models(root: Any) -> Iterator[tuple[str, torch.nn.Module]]:
                     yield from walk(path + label, child)
 
     yield from walk("", root)
+
+
+def is_model(part: Any) -> bool:
+    """Whether something is a model, or an object (not a mere container) that holds some."""
+    if isinstance(part, torch.nn.Module):
+        return True
+    return not isinstance(part, (*_LEAVES, *_CONTAINERS)) and next(named_models(part), None) is not None
+
+
+def method_names(part: Any) -> list[str]:
+    """The public methods of a model or pipeline, those of the most derived class first, without PyTorch's own."""
+    found = torchscript.method_names(part) if isinstance(part, torch.jit.ScriptModule) else []
+    for cls in type(part).__mro__:
+        if cls.__module__.partition(".")[0] != "torch":
+            found += [
+                name
+                for name, value in vars(cls).items()
+                if not name.startswith("_") and inspect.isroutine(value) and name not in found
+            ]
+    return found
 
 
 def has_torchscript(root: Any) -> bool:

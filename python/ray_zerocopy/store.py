@@ -76,12 +76,22 @@ def get(reference: ray.ObjectRef[Any]) -> tuple[Bytes, list[Any]]:
     try:
         incoming = ray.get(reference)
     except (ObjectLostError, ReferenceCountingAssertionError) as cause:
-        raise errors.ImageLostError(
-            f"the model's image is no longer in the object store ({type(cause).__name__}). An object belongs to the "
-            "process that put it: it goes when that process ends, or when the last wrapper that refers to it is gone. "
-            "Wrap the model in a process that outlives its users (for a detached actor: inside a detached actor of "
-            "its own), and keep the wrapper."
-        ) from cause
+        raise lost(cause) from cause
+    return received(incoming)
+
+
+def lost(cause: Exception) -> errors.ImageLostError:
+    """The error for Ray's that the image is gone."""
+    return errors.ImageLostError(
+        f"the model's image is no longer in the object store ({type(cause).__name__}). An object belongs to the "
+        "process that put it: it goes when that process ends, or when the last wrapper that refers to it is gone. "
+        "Wrap the model in a process that outlives its users (for a detached actor: inside a detached actor of "
+        "its own), and keep the wrapper."
+    )
+
+
+def received(incoming: Any) -> tuple[Bytes, list[Any]]:
+    """As `get`, of what Ray has got already, as an argument of a task."""
     if not isinstance(incoming, _Incoming):
         raise errors.ForeignImageError(
             f"the object in the store is a {type(incoming).__qualname__}, not an image of ray-zerocopy"

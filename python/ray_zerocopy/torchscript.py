@@ -56,6 +56,12 @@ def reduce(module: torch.jit.ScriptModule, slot: Callable[[UntypedStorage, bool]
     return _script_module, (np.frombuffer(bytearray(archive.getbuffer()), np.uint8), slots)
 
 
+def method_names(module: torch.jit.ScriptModule) -> list[str]:
+    """The methods that were compiled: ``forward`` and those exported."""
+    names: list[str] = module._c._method_names()
+    return [name for name in names if not name.startswith("_")]
+
+
 def _script_module(archive: np.ndarray[Any, Any], storages: list[UntypedStorage]) -> torch.jit.ScriptModule:
     context = _C.DeserializationStorageContext()
     for number, storage in enumerate(storages):

@@ -4,18 +4,19 @@ workers."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar, cast
 
 import ray
 import torch
 
-from . import core, errors, image, pipeline, store
+from . import core, errors, image, kept, pipeline, store, tasks
 
 T = TypeVar("T")
 
 Mode = Literal["actor", "task"]
-ModelInfo = Mapping[str, "ray.ObjectRef[Any]"]
+# of each model the image, in task mode with the names of its methods that were asked for
+ModelInfo = Mapping[str, "ray.ObjectRef[Any] | tuple[ray.ObjectRef[Any], set[str]]"]
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,17 @@ class Outline:
     Attributes:
         image: the image in the object store.
         class_name: name of the wrapped object's class.
+        interface: in task mode, the wrapped object's methods.
+        lease: in the process that wrapped the object, in task mode.
     """
 
     image: ray.ObjectRef[Any]
     class_name: str
+    interface: tasks.Interface | None = None
+    lease: kept.Lease | None = field(default=None, compare=False, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Outline, (self.image, self.class_name, self.interface)
 
 
 class ModelWrapper(Generic[T]):
@@ -81,34 +89,44 @@ class ModelWrapper(Generic[T]):
         Args:
             model_or_pipeline: an ``nn.Module``, or any object that holds some, wherever they hang. All tensors in CPU
                 memory.
-            mode: ``"actor"``: workers call `load`. (``"task"`` is not part of this version.)
+            mode: ``"actor"``: workers call `load`. ``"task"``: `load` gives a stand-in, as `for_tasks` does.
             model_attr_names: the pipeline's attributes to name in `model_refs`; found if None. Sharing is not limited
                 to them.
-            method_names: for task mode only.
+            method_names: in task mode, methods to offer beside the public ones, such as private ones.
 
         Returns:
             The wrapper. The model itself is not changed and no longer needed.
 
         Raises:
-            ValueError: an unknown mode, or a name in ``model_attr_names`` that is no attribute (`NotAModelError`).
+            ValueError: an unknown mode, a name in ``model_attr_names`` that is no attribute (`NotAModelError`), or one
+                in ``method_names`` that is no method (`NotAMethodError`).
             RayNotInitializedError: call ``ray.init()`` first.
             StoreTooSmallError: the image does not fit into this node's store; nothing was copied.
             UnpicklableError: something in the pipeline cannot be pickled; the message has its path.
             DeviceError: a tensor is not in CPU memory; the message has its path.
         """
         _require_mode(mode)
-        if mode == "task":
-            raise _no_tasks("ModelWrapper.from_model(mode='task')")
         store.require_ray("Wrapping a model")
         standalone = isinstance(model_or_pipeline, torch.nn.Module)
-        names = pipeline.model_names(model_or_pipeline, model_attr_names, private=False)
+        names = pipeline.model_names(model_or_pipeline, model_attr_names, private=mode == "task")
+        models = {name: model_or_pipeline if standalone else getattr(model_or_pipeline, name) for name in names}
+        _require_methods([model_or_pipeline, *models.values()], method_names or ())
         built = image.build(
             model_or_pipeline, "model" if standalone else "pipeline", pipeline.named_tensors(model_or_pipeline)
         )
         reference = store.put(built.parts, built.carried, built.size)
         wrapped = type(model_or_pipeline)
-        outline = Outline(reference, wrapped.__qualname__)
-        wrapper = _restored(cls, outline, dict.fromkeys(names, reference), standalone, mode)
+        if mode == "task":
+            described = tasks.interface(model_or_pipeline, method_names or ())
+            outline = Outline(reference, wrapped.__qualname__, described, kept.Lease(reference.binary()))
+            chosen = method_names or (tasks.CALL,)
+            info: ModelInfo = {
+                name: (reference, {method for method in chosen if hasattr(model, method)})
+                for name, model in models.items()
+            }
+        else:
+            outline, info = Outline(reference, wrapped.__qualname__), dict.fromkeys(names, reference)
+        wrapper = _restored(cls, outline, info, standalone, mode)
         if wrapped.__doc__:
             wrapper.__doc__ = f"{cls.__doc__}\n\nWrapped class documentation:\n{wrapped.__doc__}"
         wrapper.__annotations__ = dict(getattr(wrapped, "__annotations__", {}))
@@ -116,14 +134,35 @@ class ModelWrapper(Generic[T]):
 
     @classmethod
     def for_tasks(cls, model_or_pipeline: T, method_names: Sequence[str] | None = None) -> T:
-        """Not part of this version: raises `NotImplementedYetError`."""
-        raise _no_tasks("ModelWrapper.for_tasks")
+        """Put a model or pipeline into the object store, and call it in Ray tasks.
+
+        The result has the methods of what was wrapped, and each call of one runs as a single Ray task on a node that
+        has the weights; a worker loads the pipeline at its first call and keeps it for the next ones.
+
+        Example:
+            >>> wrapped = ModelWrapper.for_tasks(pipeline)
+            >>> result = wrapped(data)  # waits
+            >>> reference = wrapped.encode.remote(data)  # does not wait; each method has .remote, .options, .map
+            >>> results = list(wrapped.map(batches, progress=True))
+
+        Args:
+            model_or_pipeline, method_names: as in `from_model`.
+
+        Returns:
+            A `ray_zerocopy.tasks.StandIn`, which says more about ``remote``, ``options`` and ``map``.
+
+        Raises:
+            as `from_model`.
+        """
+        wrapper = cls.from_model(model_or_pipeline, "task", method_names=method_names)
+        return wrapper.load()
 
     def load(self, prefault: bool = False) -> T:
         """Rebuild the model or pipeline in this process, over the one copy of its weights on this node.
 
         Each call gives an object of its own. Its weights are writable, and a write stays in this process: the
-        pages written become private memory, all others stay shared (see `isolation`).
+        pages written become private memory, all others stay shared (see `isolation`). In task mode nothing is loaded
+        here: the result is what `for_tasks` gives.
 
         Args:
             prefault: fill the page tables now (several threads), so that the first forward does not have to.
@@ -134,7 +173,11 @@ class ModelWrapper(Generic[T]):
             ClassNotFoundError: a class of the pipeline cannot be imported here.
             ImageError: the stored bytes are not a sound image.
         """
-        memory, carried = store.get(self._skeleton.image)
+        outline = self._skeleton
+        if outline.interface is not None:
+            made: T = tasks.stand_in(tasks.StandIn, outline.image, outline.interface, outline.lease)
+            return made
+        memory, carried = store.get(outline.image)
         loaded: T = image.load(memory, carried)
         if prefault:
             core.prefault(core.address(memory), memory.nbytes)
@@ -145,7 +188,7 @@ class ModelWrapper(Generic[T]):
         """The name of each model of the pipeline (``"model"`` for a bare module) and the object that holds it.
 
         All models of a pipeline are in one image, so all names have the same reference."""
-        return dict(self._model_info)
+        return {name: info[0] if isinstance(info, tuple) else info for name, info in self._model_info.items()}
 
     def serialize(self) -> dict[str, Any]:
         """The wrapper as a dictionary that `deserialize` takes.
@@ -231,11 +274,24 @@ class JITActorWrapper(JITModelWrapper[T]):
         return {"pipeline_skeleton": self._skeleton, "model_refs": self.model_refs}
 
 
-class JITTaskWrapper(Generic[T]):
-    """For TorchScript models in Ray tasks. Not part of this version: raises `NotImplementedYetError`."""
+class JITTaskWrapper(tasks.StandIn):
+    """A TorchScript module, or a pipeline that holds one, for Ray tasks: what `ModelWrapper.for_tasks` gives.
 
-    def __init__(self, pipeline_or_script_module: T, method_names: Sequence[str] = ("__call__", "forward")) -> None:
-        raise _no_tasks("JITTaskWrapper")
+    Example:
+        >>> wrapped = JITTaskWrapper(torch.jit.trace(pipeline, example))
+        >>> result = wrapped(data)  # one Ray task
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls, pipeline_or_script_module: Any, method_names: Sequence[str] = ("__call__", "forward")
+    ) -> JITTaskWrapper:
+        """Put it into the object store; arguments and errors as in `JITModelWrapper.from_model`."""
+        outline = JITModelWrapper.from_model(pipeline_or_script_module, "task", method_names=method_names)._skeleton
+        assert outline.interface is not None
+        made: JITTaskWrapper = tasks.stand_in(cls, outline.image, outline.interface, outline.lease)
+        return made
 
 
 def _restored(
@@ -253,8 +309,10 @@ def _require_mode(mode: object) -> None:
         )
 
 
-def _no_tasks(what: str) -> errors.NotImplementedYetError:
-    return errors.NotImplementedYetError(
-        f"{what} is not part of this version of ray-zerocopy: calls as Ray tasks come in a later one. "
-        "Until then use mode='actor' and call .load() in an actor."
-    )
+def _require_methods(parts: Sequence[Any], names: Sequence[str]) -> None:
+    for name in names:
+        if name not in (tasks.CALL, "forward") and not any(callable(getattr(part, name, None)) for part in parts):
+            raise errors.NotAMethodError(
+                f"method_names has {name!r}, which is a method neither of this {type(parts[0]).__qualname__} nor of "
+                f"one of its models; it has {pipeline.method_names(parts[0])}"
+            )

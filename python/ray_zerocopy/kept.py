@@ -1,0 +1,205 @@
+"""What a process keeps of the pipelines that it has loaded for calls, so that a second call loads nothing.
+
+Bounded by number, by the private memory that the process has taken since the first, and by the time since the last
+use; and a pipeline goes when its image is no longer in use, so that the store gets its memory back. Whether it is,
+a process learns from a *lease*: an entry in a small table that all processes of the cluster share, which the process
+that wrapped the pipeline removes when its own last reference goes.
+
+Relied upon, tried with ray 2.40 and 2.60: the table, `ray.experimental.internal_kv`. Where it does not answer, only
+the other bounds hold.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import os
+import queue
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.experimental import internal_kv
+
+from . import errors
+
+MODELS_VARIABLE = "RAY_ZEROCOPY_KEPT_MODELS"
+BYTES_VARIABLE = "RAY_ZEROCOPY_KEPT_BYTES"
+SECONDS_VARIABLE = "RAY_ZEROCOPY_KEPT_SECONDS"
+
+_LOOKS = 1.0, 5.0  # seconds between two looks at what is kept: at first, and when nothing has changed for long
+_NAMESPACE = b"ray_zerocopy"
+
+
+def _setting(variable: str, default: int) -> int:
+    text = os.environ.get(variable, str(default))
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise errors.SettingError(f"{variable}={text!r} is not a number; it takes an integer of at least 0")
+    return value
+
+
+@dataclass
+class _Entry:
+    ready: threading.Lock = field(default_factory=threading.Lock)
+    loaded: Any = None
+    used: float = 0.0
+
+
+class Kept:
+    """The pipelines that this process keeps, by the id of their image.
+
+    Its bounds are settings, read from the environment of the process when it loads:
+    ``RAY_ZEROCOPY_KEPT_MODELS`` (8), ``RAY_ZEROCOPY_KEPT_BYTES`` (2 GiB of private memory; the one in use always
+    stays) and ``RAY_ZEROCOPY_KEPT_SECONDS`` (300).
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._start = 0  # private memory of this process before anything was kept
+        self._watching = False
+
+    def get(self, key: bytes, load: Callable[[], Any]) -> Any:
+        """The pipeline of an image, loaded if it is not kept; of two threads that ask at once, one loads.
+
+        Args:
+            key: id of the image.
+            load: loads it.
+        """
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                if not self._entries:
+                    self._start = _private_bytes()
+                entry = self._entries[key] = _Entry()
+            entry.used = time.monotonic()
+            self._entries.move_to_end(key)
+        if entry.loaded is None:
+            with entry.ready:
+                if entry.loaded is None:
+                    try:
+                        entry.loaded = load()
+                    except BaseException:
+                        self.drop(key)
+                        raise
+            self._watch()
+        return entry.loaded
+
+    def finished(self, key: bytes) -> None:
+        """A call has ended: see to the bounds, and count the time from now."""
+        models, size = _setting(MODELS_VARIABLE, 8), _setting(BYTES_VARIABLE, 2 << 30)
+        dropped = []
+        with self._lock:
+            if key in self._entries:
+                self._entries[key].used = time.monotonic()
+            while len(self._entries) > max(models, 1):
+                dropped.append(self._entries.popitem(last=False))
+            if models == 0 and key in self._entries:
+                dropped.append((key, self._entries.pop(key)))
+        while len(self._entries) > 1 and _private_bytes() - self._start > size:
+            with self._lock:
+                dropped.append(self._entries.popitem(last=False))
+            _collect(dropped)
+        _collect(dropped)
+
+    def drop(self, key: bytes) -> Any:
+        """Forget a pipeline; the result holds it for the last time."""
+        with self._lock:
+            return self._entries.pop(key, None)
+
+    def _watch(self) -> None:
+        with self._lock:
+            start, self._watching = not self._watching, True
+        if start:
+            threading.Thread(target=self._look, name="ray_zerocopy.kept", daemon=True).start()
+
+    def _look(self) -> None:
+        wait = _LOOKS[0]
+        while True:
+            time.sleep(wait)
+            dropped = []
+            now, seconds = time.monotonic(), _setting(SECONDS_VARIABLE, 300)
+            for key, used in [(key, entry.used) for key, entry in list(self._entries.items())]:
+                if now - used > wait and (now - used > seconds or not in_use(key)):
+                    dropped.append(self.drop(key))
+            wait = _LOOKS[0] if dropped else min(1.5 * wait, _LOOKS[1])
+            _collect(dropped)
+            with self._lock:
+                if not self._entries:
+                    self._watching = False
+                    return
+
+
+def _collect(dropped: list[Any]) -> None:
+    if dropped:
+        dropped.clear()
+        gc.collect()  # a pipeline may refer to itself, and holds the store's memory until it is gone
+
+
+def _private_bytes() -> int:
+    """This process's anonymous memory; 0 where the system does not tell."""
+    with contextlib.suppress(OSError), open("/proc/self/status") as lines:
+        return next((int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon:")), 0)
+    return 0
+
+
+# --- leases ------------------------------------------------------------------------------------------
+
+
+class Lease:
+    """Says to all processes that an image is in use, until it is no longer referred to, or its process ends."""
+
+    def __init__(self, key: bytes) -> None:
+        with _leases.lock:
+            if _leases.pid != os.getpid():
+                _leases.pid = os.getpid()
+                threading.Thread(target=_leases.release, name="ray_zerocopy.leases", daemon=True).start()
+        internal_kv._internal_kv_put(key, b"", namespace=_NAMESPACE)
+        # by a thread of its own: the garbage collector may be anywhere when it comes to this, and the table is far
+        self._end = weakref.finalize(self, _leases.ended.put, key)
+        self._end.atexit = False
+        _leases.held.add(key)
+
+
+class _Leases:
+    def __init__(self) -> None:
+        self.lock, self.pid = threading.Lock(), 0
+        self.held: set[bytes] = set()
+        self.ended: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def release(self) -> None:
+        while True:
+            self._release(self.ended.get())
+
+    def _release(self, key: bytes) -> None:
+        self.held.discard(key)
+        with contextlib.suppress(Exception):  # the cluster may be gone, and the table with it
+            if ray.is_initialized():
+                internal_kv._internal_kv_del(key, namespace=_NAMESPACE)
+
+    def at_exit(self) -> None:
+        if self.pid == os.getpid():
+            for key in list(self.held):
+                self._release(key)
+
+
+_leases = _Leases()
+atexit.register(_leases.at_exit)  # after Ray's own, so it runs before
+
+
+def in_use(key: bytes) -> bool:
+    """Whether an image is still referred to by the process that put it, as far as one knows."""
+    try:
+        return bool(internal_kv._internal_kv_exists(key, namespace=_NAMESPACE))
+    except Exception:  # the cluster is ending, or the table does not answer
+        return True

@@ -1,0 +1,458 @@
+"""Calls as Ray tasks: a stand-in with a pipeline's own methods, each call of which is one task beside the weights.
+
+The caller knows little more than the names of the methods (`Interface`); a worker keeps what it has loaded from an
+image (see `kept`), so that only the first call there loads. Attributes are read from a pipeline that is loaded, and
+kept in the same way, in the caller's own process.
+
+The image is an argument of the task: Ray prefers nodes that have it, brings it to others before the task starts, and
+keeps it while calls are under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import itertools
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sized
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import ray
+import torch
+import tqdm
+from ray import cloudpickle
+from ray.exceptions import ObjectLostError
+
+from . import errors, image, kept, pipeline, store
+
+CALL = "__call__"
+
+# What nn.Module itself offers and only reads: done in the caller's process, over the shared weights.
+# fmt: off
+_READERS = {
+    "buffers", "children", "extra_repr", "get_buffer", "get_extra_state", "get_parameter", "get_submodule", "modules",
+    "named_buffers", "named_children", "named_modules", "named_parameters", "parameters", "state_dict",
+}
+# fmt: on
+_NAMES_SIZE = 2000  # bytes of method names that travel with a stand-in; others are looked up in the image
+
+Call = tuple[bytes, tuple[str, ...], str, bool]  # id of the image, path of the part, method, fresh
+
+# --- the caller's side -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What a caller needs to know of an object in order to call it without loading it.
+
+    Attributes:
+        class_name: name of its class.
+        methods: names of its methods, those of the most derived class first, as many as stay small.
+        generators: those of them that yield.
+        functions: the functions, static and class methods behind them, for documentation. Like ``documentation``, that
+            of the class, it stays in this process; elsewhere the image tells.
+    """
+
+    class_name: str
+    methods: tuple[str, ...]
+    generators: tuple[str, ...]
+    functions: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    documentation: str | None = field(default=None, compare=False, repr=False)
+
+    def __reduce__(self) -> Any:
+        return Interface, (self.class_name, self.methods, self.generators)
+
+
+def interface(part: Any, extra: Iterable[str] = ()) -> Interface:
+    """The interface of a model or pipeline.
+
+    Args:
+        part: the model or pipeline.
+        extra: names of methods to offer beside the public ones, as far as ``part`` has them.
+    """
+    cls = type(part)
+    found: dict[str, Any] = {}
+    if callable(part):
+        # a module's documentation and signature are those of its forward
+        plain = isinstance(part, torch.nn.Module) and cls.__call__ is torch.nn.Module.__call__
+        found[CALL] = inspect.getattr_static(cls, "forward" if plain else CALL, None)
+    for name in (*extra, *pipeline.method_names(part)):
+        if callable(getattr(part, name, None)):
+            found.setdefault(name, inspect.getattr_static(cls, name, None))
+    sizes = itertools.accumulate(len(name) + 4 for name in found)
+    names = tuple(name for name, size in zip(found, sizes, strict=True) if size < _NAMES_SIZE)
+    generators = tuple(name for name in names if _yields(_plain(found[name])))
+    return Interface(cls.__qualname__, names, generators, found, cls.__doc__)
+
+
+def _plain(function: Any) -> Any:
+    return function.__func__ if isinstance(function, (staticmethod, classmethod)) else function
+
+
+def _yields(function: Any) -> bool:
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+
+
+class Method:
+    """One method of a pipeline; a call of it runs as one Ray task. A `StandIn` has one for each method."""
+
+    def __init__(self, target: _Target, name: str, function: Any = None) -> None:
+        self._target, self._name, self._function = target, name, function
+        functools.update_wrapper(self, _plain(function), updated=())
+        self.__name__ = name
+        self.__qualname__ = f"{target.interface.class_name}.{name}"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the method in a task, and wait for its result.
+
+        Returns:
+            The result; of a method that yields, an iterator over what it yields; with ``num_returns``, a list.
+
+        Raises:
+            Exception: what the method raises, with its own type, as Ray's tasks do.
+            ImageLostError: the pipeline is no longer in the store.
+            RayNotInitializedError, ForkedProcessError, UnpicklableArgumentError: as `remote`.
+        """
+        started = self.remote(*args, **kwargs)
+        if started is None or isinstance(started, (list, ray.ObjectRef)):
+            return self._result(started)
+        return (self._result(reference) for reference in started)
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Start the method in a task.
+
+        Arguments that are object references are waited for and replaced by their values, as Ray does.
+
+        Returns:
+            What Ray's ``.remote()`` gives: an ``ObjectRef``, which can be awaited too; a list of them with
+            ``num_returns``; an ``ObjectRefGenerator`` for a method that yields.
+
+        Raises:
+            RayNotInitializedError, ForkedProcessError: Ray cannot be used in this process.
+            UnpicklableArgumentError: an argument cannot be sent to another process.
+        """
+        store.require_ray(f"Calling {self.__qualname__}")
+        try:
+            return self._task.remote(self._target.image, self._call, *args, **kwargs)
+        except Exception as cause:
+            for label, value in [*enumerate(args), *kwargs.items()]:
+                try:
+                    cloudpickle.dumps(value)
+                except Exception as reason:
+                    raise errors.UnpicklableArgumentError(
+                        f"argument {label!r} of {self.__qualname__} (a {type(value).__qualname__}) cannot be sent to "
+                        f"a worker: {reason}. Pass plain data (tensors, arrays, text), or make it in the pipeline."
+                    ) from cause
+            raise
+
+    def options(self, *, fresh: bool | None = None, **options: Any) -> Method:
+        """The same method with other settings for its tasks; see `StandIn.options`."""
+        return Method(self._target.having(fresh, options), self._name, self._function)
+
+    def map(self, *iterables: Iterable[Any], max_in_flight: int | None = None, progress: bool = False) -> Iterator[Any]:
+        """Call the method for every item, several calls at once; see `StandIn.map`."""
+        if max_in_flight is None:
+            cpus = self._target.options.get("num_cpus", 1)
+            max_in_flight = max(2, round(2 * ray.cluster_resources().get("CPU", 1) / (cpus or 1)))
+        if max_in_flight < 1:
+            raise ValueError(f"max_in_flight is {max_in_flight}; it must be at least 1")
+        return self._mapped(iterables, max_in_flight, progress)
+
+    def _mapped(self, iterables: tuple[Iterable[Any], ...], max_in_flight: int, progress: bool) -> Iterator[Any]:
+        bar = _bar(self.__qualname__, iterables) if progress else None
+        calls: deque[Any] = deque()
+        try:
+            items = zip(*iterables)  # noqa: B905  as Python's map, which ends with the shortest
+            for item in itertools.chain(items, itertools.repeat(None)):
+                if item is not None:
+                    calls.append(self.remote(*item))
+                    if len(calls) < max_in_flight:
+                        continue
+                elif not calls:
+                    return
+                result = self._result(calls.popleft())
+                if bar is not None:
+                    bar.update(1)
+                yield result
+        finally:
+            for call in calls:
+                ray.cancel(call)
+            if bar is not None:
+                bar.close()
+
+    def _result(self, references: Any) -> Any:
+        try:
+            return None if references is None else ray.get(references)
+        except ObjectLostError as cause:
+            if cause.object_ref_hex == self._target.image.hex():
+                raise store.lost(cause) from cause
+            raise
+
+    @functools.cached_property
+    def _call(self) -> Call:
+        return self._target.image.binary(), self._target.path, self._name, self._target.fresh
+
+    @functools.cached_property
+    def _task(self) -> Any:
+        options, described = self._target.options, self._target.interface
+        returns = options.get("num_returns", "streaming" if self._name in described.generators else 1)
+        task = _streaming_task if returns in ("streaming", "dynamic") else _task
+        name = described.class_name if self._name == CALL else self.__qualname__
+        return task.options(**{"name": name, "num_returns": returns, **options})
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        if self._function is None:  # it came from another process
+            return inspect.signature(getattr(self._target.here(), self._name))
+        signature = inspect.signature(_plain(self._function))
+        if isinstance(self._function, staticmethod):
+            return signature
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+    def __repr__(self) -> str:
+        return f"<{self.__qualname__}, each call a Ray task>"
+
+    def __reduce__(self) -> Any:
+        return Method, (self._target, self._name)
+
+
+def _bar(name: str, iterables: tuple[Iterable[Any], ...]) -> Any:
+    lengths = [len(each) for each in iterables if isinstance(each, Sized)]
+    if ray.get_runtime_context().worker.mode == ray.WORKER_MODE:
+        from ray.experimental import tqdm_ray
+
+        bar: Any = tqdm_ray.tqdm  # so that the driver shows it
+    else:
+        bar = tqdm.tqdm
+    return bar(total=min(lengths, default=None), desc=name)
+
+
+@dataclass(frozen=True, eq=False)
+class _Target:
+    """What the calls of a stand-in go to: a part of an image, and how."""
+
+    image: ray.ObjectRef[Any]
+    interface: Interface
+    path: tuple[str, ...] = ()
+    fresh: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+    lease: kept.Lease | None = None
+
+    def having(self, fresh: bool | None, options: dict[str, Any]) -> _Target:
+        merged = {**self.options, **options}
+        _task.options(**merged)  # Ray says what it does not take
+        return replace(self, fresh=self.fresh if fresh is None else fresh, options=merged)
+
+    def here(self) -> Any:
+        """What the stand-in stands for, loaded in this process."""
+        loaded = _kept.get(self.image.binary(), lambda: image.load(*store.get(self.image)))
+        return functools.reduce(getattr, self.path, loaded)
+
+    def __reduce__(self) -> Any:
+        return _Target, (self.image, self.interface, self.path, self.fresh, self.options)
+
+
+class StandIn:
+    """Stands for a pipeline in Ray's object store: each call of a method runs as one Ray task.
+
+    A model among the pipeline's attributes is a stand-in too. Other attributes can be read, as they were when the
+    pipeline was wrapped, and none can be set. A stand-in is small and can be pickled: into tasks, actors, Ray Data.
+    Where the pipeline itself has a method ``remote``, ``options`` or ``map``, that one is meant; each method has
+    the three of its own.
+    """
+
+    __slots__ = ("__target", "__weakref__")
+    __target: _Target
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Start a call of the pipeline itself in a task; see `Method.remote`."""
+        return self.__itself("remote").remote(*args, **kwargs)
+
+    def options(self, *, fresh: bool | None = None, **options: Any) -> StandIn:
+        """The same pipeline with other settings for its tasks.
+
+        Args:
+            fresh: True: each call gets an object of its own, as it was wrapped, over the same weights. False (at
+                first): a worker keeps the object, and whatever a call changes in it is there in the next call that
+                happens to run in that worker.
+            **options: Ray's own: ``num_cpus``, ``resources``, ``runtime_env``, ``max_retries``, ``num_returns``,
+                ``scheduling_strategy`` and so on.
+
+        Raises:
+            ValueError: Ray does not know an option, or does not take its value.
+        """
+        made: StandIn = _aimed(type(self), self.__target.having(fresh, options))
+        return made
+
+    def map(self, *iterables: Iterable[Any], max_in_flight: int | None = None, progress: bool = False) -> Iterator[Any]:
+        """Call the pipeline for every item, several calls at once.
+
+        Args:
+            *iterables: the items; of several, each call takes one of each, as in Python's ``map``. They are read no
+                further than calls are started.
+            max_in_flight: how many calls may be started whose results have not been taken; None: twice as many as
+                the cluster can run at once.
+            progress: show a ``tqdm`` bar (in a worker, Ray's, which the driver shows).
+
+        Yields:
+            The results, in the order of the items. The error of a call is raised in its place. Calls that are
+            in flight then, or when the iterator is closed, are cancelled.
+
+        Raises:
+            ValueError: ``max_in_flight`` is less than 1.
+        """
+        return self.__itself("map").map(*iterables, max_in_flight=max_in_flight, progress=progress)
+
+    def __itself(self, action: str) -> Method:
+        described = self.__target.interface
+        if CALL not in described.methods:
+            one = next(iter(described.methods), "method")
+            raise AttributeError(
+                f"a {described.class_name} cannot be called by itself: use .{one}.{action}(...), or {action} of "
+                "another of its methods"
+            )
+        method: Method = getattr(self, CALL)
+        return method
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(name)  # a question of Python's or of a library's, such as __array__
+        target = self.__target
+        whole = target.here()
+        value = getattr(whole, name)
+        static = inspect.getattr_static(type(whole), name, None)
+        if isinstance(value, torch.ScriptMethod) or (inspect.isroutine(value) and static is not None):
+            if static is None or static is not inspect.getattr_static(torch.nn.Module, name, None):
+                return Method(target, name, static)
+            if name in _READERS:
+                return value
+            raise errors.TaskStateError(
+                f"{name}() changes a {target.interface.class_name}, and in a task it would change one worker's only: "
+                "do it before the model is wrapped, or use mode='actor' and do it to what load() gives"
+            )
+        if pipeline.is_model(value):
+            return _made(StandIn, replace(target, interface=interface(value), path=(*target.path, name)))
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise errors.TaskStateError(
+            f"{name!r} of a {self.__target.interface.class_name} cannot be set: its methods run in other processes, "
+            "which would not see it. Set it before the pipeline is wrapped, pass it as an argument, or use "
+            "mode='actor'."
+        )
+
+    def __delattr__(self, name: str) -> None:
+        setattr(self, name, None)
+
+    def __dir__(self) -> Iterable[str]:
+        return sorted({*super().__dir__(), *dir(self.__target.here())})
+
+    def __repr__(self) -> str:
+        return f"<{'.'.join((self.__target.interface.class_name, *self.__target.path))}, each call a Ray task>"
+
+    def __reduce__(self) -> Any:
+        return _made, (type(self).__bases__[0], self.__target)
+
+    def _method(self, name: str, function: Any) -> Method:
+        return Method(self.__target, name, function)
+
+
+class _Offer:
+    """A method in the class of a stand-in."""
+
+    def __init__(self, name: str, function: Any) -> None:
+        self._name, self._function = name, function
+
+    def __get__(self, instance: StandIn | None, owner: type) -> Any:
+        if instance is None:
+            return _plain(self._function) or self  # for help()
+        return instance._method(self._name, self._function)
+
+
+def stand_in(base: type[StandIn], reference: ray.ObjectRef[Any], described: Interface, lease: kept.Lease | None) -> Any:
+    """A stand-in for the object in an image.
+
+    Args:
+        base: `StandIn` or a subclass.
+        reference: the image.
+        described: what `interface` says of the object.
+        lease: kept as long as the stand-in.
+    """
+    return _made(base, _Target(reference, described, lease=lease))
+
+
+def _made(base: type[StandIn], target: _Target) -> Any:
+    described = target.interface
+    # a class of its own: callable() and help() ask the class
+    cls = type(described.class_name.rpartition(".")[2], (base,), {
+        **{name: _Offer(name, described.functions.get(name)) for name in described.methods},
+        "__slots__": (),
+        "__doc__": "\n\n".join(filter(None, [described.documentation, base.__doc__])),
+        "__module__": base.__module__,
+    })  # fmt: skip
+    return _aimed(cls, target)
+
+
+def _aimed(cls: type[StandIn], target: _Target) -> Any:
+    made = object.__new__(cls)
+    object.__setattr__(made, "_StandIn__target", target)
+    return made
+
+
+# --- the worker's side -------------------------------------------------------------------------------
+
+_kept = kept.Kept()
+
+
+def _called(incoming: Any, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    key, path, name, fresh = call
+
+    def load() -> Any:
+        return image.load(*store.received(incoming))
+
+    whole = load() if fresh else _kept.get(key, load)
+    part = functools.reduce(getattr, path, whole)
+    result = (part if name == CALL else getattr(part, name))(*args, **kwargs)
+    if inspect.iscoroutine(result):
+        result = asyncio.run(result)
+    if result is whole or result is part:
+        raise errors.TaskStateError(
+            f"{name} returned the {type(part).__qualname__} itself, which would be copied, weights and all. If it "
+            "changes the pipeline, do that before it is wrapped; return results only."
+        )
+    return result
+
+
+def run_call(incoming: Any, call: Call, /, *args: Any, **kwargs: Any) -> Any:
+    """A task: one call of a method of the pipeline in an image."""
+    try:
+        return _called(incoming, call, args, kwargs)
+    finally:
+        _kept.finished(call[0])
+
+
+def stream_call(incoming: Any, call: Call, /, *args: Any, **kwargs: Any) -> Iterator[Any]:
+    """A task: one call of a method that yields."""
+    try:
+        items = _called(incoming, call, args, kwargs)
+        yield from _driven(items) if inspect.isasyncgen(items) else items
+    finally:
+        _kept.finished(call[0])
+
+
+def _driven(items: AsyncGenerator[Any, Any]) -> Iterator[Any]:
+    loop = asyncio.new_event_loop()
+    try:
+        while True:
+            yield loop.run_until_complete(anext(items))
+    except StopAsyncIteration:
+        return
+    finally:
+        loop.close()
+
+
+# Under names of their own, so that Ray's pickle takes the functions by reference.
+_task = ray.remote(run_call)
+_streaming_task = ray.remote(stream_call)
