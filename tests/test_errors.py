@@ -11,7 +11,6 @@ import ray
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-import ray_zerocopy
 import zoo
 from helpers import run_script, store_used
 from ray_zerocopy import ModelWrapper, errors
@@ -168,13 +167,3 @@ with ray_cluster():
 
 def test_a_class_whose_module_is_missing_in_the_worker_is_named():
     run_script(MISSING_MODULE)
-
-
-def test_task_mode_says_that_it_comes_later(cluster):
-    for call in (
-        lambda: ray_zerocopy.JITTaskWrapper(zoo.Pipeline()),
-        lambda: ModelWrapper.for_tasks(zoo.Pipeline()),
-        lambda: ModelWrapper.from_model(zoo.Pipeline(), mode="task"),
-    ):
-        with pytest.raises(errors.NotImplementedYetError, match="mode='actor'"):
-            call()

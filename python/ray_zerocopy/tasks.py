@@ -297,8 +297,8 @@ class StandIn:
             progress: show a ``tqdm`` bar (in a worker, Ray's, which the driver shows).
 
         Yields:
-            The results, in the order of the items. The error of a call is raised in its place. Calls that are
-            in flight then, or when the iterator is closed, are cancelled.
+            The results, in the order of the items. The error of a call is raised in its place. Calls that have not
+            begun by then, or when the iterator is closed, are cancelled.
 
         Raises:
             ValueError: ``max_in_flight`` is less than 1.

@@ -9,7 +9,8 @@ import torch
 from typing_extensions import assert_type
 
 import ray_zerocopy
-from ray_zerocopy import JITActorWrapper, JITModelWrapper, ModelWrapper, errors
+from ray_zerocopy import JITActorWrapper, JITModelWrapper, JITTaskWrapper, ModelWrapper, errors
+from ray_zerocopy.tasks import StandIn
 
 
 class Pipeline:
@@ -40,6 +41,12 @@ assert_type(ray_zerocopy.isolation(), Literal["copy-on-write", "read-only", "cop
 assert_type(JITActorWrapper(Pipeline()).load(), Pipeline)
 assert_type(JITActorWrapper(Pipeline()).constructor_kwargs, dict[str, Any])
 assert_type(JITModelWrapper.from_model(Pipeline()), JITModelWrapper[Pipeline])
+wrapped = ModelWrapper.for_tasks(Pipeline(), method_names=["encode"])
+assert_type(wrapped, Pipeline)
+assert_type(wrapped.encode(torch.ones(2)), torch.Tensor)
+if isinstance(wrapped, StandIn):  # for a type checker: both
+    wrapped.options(num_cpus=1, fresh=True).remote(torch.ones(2))
+assert_type(JITTaskWrapper(Pipeline()), JITTaskWrapper)
 ModelWrapper.from_model(Pipeline(), mode="actors")  # type: ignore[arg-type]
 
 try:
