@@ -20,8 +20,8 @@ _LEAVES = (str, bytes, int, float, complex, bool, type(None), torch.Tensor, type
 _CONTAINERS = (dict, list, tuple, set, frozenset)
 
 
-def model_names(pipeline: Any, chosen: Sequence[str] | None, private: bool) -> list[str]:
-    """The attributes of a pipeline that are, or hold, models.
+def models(pipeline: Any, chosen: Sequence[str] | None, private: bool) -> dict[str, Any]:
+    """The attributes of a pipeline that are, or hold, models, by name.
 
     Args:
         pipeline: a pipeline or a bare module.
@@ -32,20 +32,20 @@ def model_names(pipeline: Any, chosen: Sequence[str] | None, private: bool) -> l
         NotAModelError: a chosen name is not an attribute of the pipeline.
     """
     if isinstance(pipeline, torch.nn.Module):
-        return [STANDALONE]
+        return {STANDALONE: pipeline}
     if chosen is not None:
         for name in chosen:
             if not hasattr(pipeline, name):
                 raise errors.NotAModelError(
                     f"model_attr_names has {name!r}, which is not an attribute of this {type(pipeline).__qualname__}; "
-                    f"its models are {model_names(pipeline, None, private=True)}"
+                    f"its models are {list(models(pipeline, None, private=True))}"
                 )
-        return list(chosen)
-    found: list[str] = []
+        return {name: getattr(pipeline, name) for name in chosen}
+    found: dict[str, Any] = {}
     for label, child in children(pipeline):
         name = label.removeprefix(".")
         if (private or not name.startswith("_")) and next(named_models(child), None) is not None:
-            found.append(name)
+            found[name] = child
     return found
 
 

@@ -108,8 +108,7 @@ class ModelWrapper(Generic[T]):
         _require_mode(mode)
         store.require_ray("Wrapping a model")
         standalone = isinstance(model_or_pipeline, torch.nn.Module)
-        names = pipeline.model_names(model_or_pipeline, model_attr_names, private=mode == "task")
-        models = {name: model_or_pipeline if standalone else getattr(model_or_pipeline, name) for name in names}
+        models = pipeline.models(model_or_pipeline, model_attr_names, private=mode == "task")
         _require_methods([model_or_pipeline, *models.values()], method_names or ())
         built = image.build(
             model_or_pipeline, "model" if standalone else "pipeline", pipeline.named_tensors(model_or_pipeline)
@@ -125,7 +124,7 @@ class ModelWrapper(Generic[T]):
                 for name, model in models.items()
             }
         else:
-            outline, info = Outline(reference, wrapped.__qualname__), dict.fromkeys(names, reference)
+            outline, info = Outline(reference, wrapped.__qualname__), dict.fromkeys(models, reference)
         wrapper = _restored(cls, outline, info, standalone, mode)
         if wrapped.__doc__:
             wrapper.__doc__ = f"{cls.__doc__}\n\nWrapped class documentation:\n{wrapped.__doc__}"
