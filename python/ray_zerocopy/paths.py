@@ -58,6 +58,8 @@ def children(parent: Any) -> Iterator[tuple[str, Any]]:
                 yield f".<{variable}>", cell.cell_contents
             except ValueError:  # the variable has no value yet
                 continue
+    elif isinstance(parent, torch.export.ExportedProgram):
+        yield from ((f".{name}", getattr(parent, name)) for name in ("state_dict", "constants", "example_inputs"))
     elif not isinstance(parent, (type, types.ModuleType, torch.Tensor, torch.jit.ScriptModule)):
         yield from _attributes(parent)
 

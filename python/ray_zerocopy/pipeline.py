@@ -14,7 +14,9 @@ import torch
 from . import errors, torchscript
 from .paths import children
 
-STANDALONE = "model"  # what a bare module is called in ``model_refs``
+STANDALONE = "model"  # what a bare model is called in ``model_refs``
+
+Model = torch.nn.Module | torch.export.ExportedProgram
 
 _LEAVES = (str, bytes, int, float, complex, bool, type(None), torch.Tensor, type)
 _CONTAINERS = (dict, list, tuple, set, frozenset)
@@ -24,14 +26,14 @@ def models(pipeline: Any, chosen: Sequence[str] | None, private: bool) -> dict[s
     """The attributes of a pipeline that are, or hold, models, by name.
 
     Args:
-        pipeline: a pipeline or a bare module.
+        pipeline: a pipeline or a bare model.
         chosen: names to use instead of those found.
         private: whether names that start with an underscore count.
 
     Raises:
         NotAModelError: a chosen name is not an attribute of the pipeline.
     """
-    if isinstance(pipeline, torch.nn.Module):
+    if isinstance(pipeline, Model):
         return {STANDALONE: pipeline}
     if chosen is not None:
         for name in chosen:
@@ -49,12 +51,12 @@ def models(pipeline: Any, chosen: Sequence[str] | None, private: bool) -> dict[s
     return found
 
 
-def named_models(root: Any) -> Iterator[tuple[str, torch.nn.Module]]:
-    """Every outermost module in an object graph, with its path; the path of ``root`` itself is empty."""
+def named_models(root: Any) -> Iterator[tuple[str, Model]]:
+    """Every outermost module or exported program in an object graph, with its path, which is empty for ``root``."""
     seen: set[int] = set()
 
-    def walk(path: str, part: Any) -> Iterator[tuple[str, torch.nn.Module]]:
-        if isinstance(part, torch.nn.Module):
+    def walk(path: str, part: Any) -> Iterator[tuple[str, Model]]:
+        if isinstance(part, Model):
             yield path.removeprefix("."), part
         elif id(part) not in seen:
             seen.add(id(part))
@@ -67,7 +69,7 @@ def named_models(root: Any) -> Iterator[tuple[str, torch.nn.Module]]:
 
 def is_model(part: Any) -> bool:
     """Whether something is a model, or an object (not a mere container) that holds some."""
-    if isinstance(part, torch.nn.Module):
+    if isinstance(part, Model):
         return True
     return not isinstance(part, (*_LEAVES, *_CONTAINERS)) and next(named_models(part), None) is not None
 
@@ -87,13 +89,21 @@ def method_names(part: Any) -> list[str]:
 
 def has_torchscript(root: Any) -> bool:
     """Whether a module in an object graph is, or holds, a TorchScript module."""
-    return any(isinstance(part, torch.jit.ScriptModule) for _, model in named_models(root) for part in model.modules())
+    modules = (model for _, model in named_models(root) if isinstance(model, torch.nn.Module))
+    return any(isinstance(part, torch.jit.ScriptModule) for module in modules for part in module.modules())
 
 
 def named_tensors(root: Any) -> Iterator[tuple[str, torch.Tensor, bool]]:
-    """Name, tensor, and whether ``state_dict`` has it, of all parameters and buffers of all models."""
+    """Name, tensor, and whether ``state_dict`` has it, of all parameters, buffers and constants of all models."""
     for path, model in named_models(root):
         prefix = f"{path}." if path else ""
+        if isinstance(model, torch.export.ExportedProgram):
+            for name, tensor in model.state_dict.items():
+                yield prefix + name, tensor, True
+            for name, constant in model.constants.items():  # buffers that are not persistent are among them
+                if isinstance(constant, torch.Tensor):
+                    yield prefix + name, constant, False
+            continue
         for owner, module in model.named_modules(remove_duplicate=False):
             start = f"{prefix}{owner}." if owner else prefix
             for name, parameter in module._parameters.items():

@@ -5,6 +5,7 @@ the pickle's out-of-band buffers, and comes back through them in the same order:
 
 * the memory of torch storages (see `tensors`), shared by address, so what was shared stays shared;
 * TorchScript modules, as archives without tensors (see `torchscript`);
+* programs of `torch.export`, as torch describes them, without tensors (see `exported`);
 * whatever else offers pickle-5 buffers (NumPy arrays, pandas, pyarrow);
 * Ray's object references and actor handles, which Ray must see to keep what they stand for alive: they are *carried*
   beside the image.
@@ -34,7 +35,7 @@ from ray.actor import ActorHandle
 from torch.nn.utils import parametrize
 from torch.storage import TypedStorage, UntypedStorage
 
-from . import core, errors, tensors, torchscript
+from . import core, errors, exported, tensors, torchscript
 from .paths import blame
 
 STORAGE, MEMORY, CARRIED = 0, 1, 2  # kinds of reference, in the lowest two bits
@@ -142,6 +143,8 @@ class _Pickler(cloudpickle.Pickler):
             return tensors.reduce(obj, self._storage_slot)
         if isinstance(obj, torch.jit.ScriptModule):
             return torchscript.reduce(obj, self._storage_slot)
+        if isinstance(obj, torch.export.ExportedProgram):
+            return exported.reduce(obj)
         if isinstance(obj, torch.nn.Module):
             return NotImplemented if type(obj) in self.dispatch_table else _reduce_module(obj, self._fields)
         if isinstance(obj, UntypedStorage):

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar, cast
 
 import ray
-import torch
 
 from . import core, errors, image, kept, pipeline, store, tasks
 
@@ -107,7 +106,7 @@ class ModelWrapper(Generic[T]):
         """
         _require_mode(mode)
         store.require_ray("Wrapping a model")
-        standalone = isinstance(model_or_pipeline, torch.nn.Module)
+        standalone = isinstance(model_or_pipeline, pipeline.Model)
         models = pipeline.models(model_or_pipeline, model_attr_names, private=mode == "task")
         _require_methods([model_or_pipeline, *models.values()], method_names or ())
         built = image.build(
