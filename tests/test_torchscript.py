@@ -3,8 +3,10 @@
 Annotations are not postponed here: TorchScript reads them.
 """
 
+import copyreg
 import gc
 import io
+import os
 import pickle
 import warnings
 from typing import Dict, List, NamedTuple, Tuple  # noqa: UP035  what TorchScript understands everywhere
@@ -59,6 +61,66 @@ class Net(nn.Module):
         self.buffer.add_(1.0)
 
 
+class Given(NamedTuple):
+    x: torch.Tensor
+    label: str
+
+
+class Talks(nn.Module):
+    """Named tuples, tuples, dictionaries, lists and strings as inputs and outputs."""
+
+    def forward(
+        self,
+        given: Given,
+        pair: Tuple[int, str],  # noqa: UP006
+        table: Dict[str, List[torch.Tensor]],  # noqa: UP006
+    ) -> Tuple[Given, Dict[str, torch.Tensor], List[str], str]:  # noqa: UP006
+        sums: Dict[str, torch.Tensor] = {}  # noqa: UP006
+        for name, parts in table.items():
+            sums[name + pair[1]] = torch.stack(parts).sum() * pair[0]
+        return Given(given.x * 2, given.label + "!"), sums, list(table.keys()), given.label.upper()
+
+
+@torch.jit.script
+class Scale:
+    """A TorchScript class with a tensor in it."""
+
+    def __init__(self, factor: torch.Tensor, name: str):
+        self.factor = factor
+        self.name = name
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        self.factor = self.factor + 1
+        return x * self.factor
+
+
+class Scaled(nn.Module):
+    scale: Scale
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(64, 64)
+        self.scale = Scale(torch.arange(64.0), "scale")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scale.apply(self.first(x))
+
+
+class Sharing(nn.Module):
+    """Several scripted submodules over the same parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        first = mlp()
+        second = nn.Sequential(nn.Linear(512, 512), nn.ReLU())
+        second[0].weight = first[2].weight
+        self.one, self.two, self.same = torch.jit.script(first), torch.jit.script(second), torch.jit.script(first)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.two(self.one(x)) + self.same(x)
+
+
 class Constant(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * torch.full((300,), 2.5)
@@ -104,6 +166,9 @@ CASES = {
     "traced_and_frozen": (lambda: torch.jit.freeze(torch.jit.trace(mlp(), X)), (X,)),
     "half": (lambda: torch.jit.script(mlp().half()), (X.half(),)),
     "bfloat16": (lambda: torch.jit.script(mlp().bfloat16()), (X.bfloat16(),)),
+    "optimized": (lambda: torch.jit.optimize_for_inference(torch.jit.script(mlp())), (X,)),
+    "custom_class": (lambda: torch.jit.script(Scaled()), (torch.ones(2, 64),)),
+    "submodules_that_share": (lambda: torch.jit.script(Sharing()), (X,)),
     "with_everything": (lambda: torch.jit.script(Net()), (torch.ones(2, 64),)),
     "constant": (lambda: torch.jit.script(Constant()), (torch.ones(300),)),
     "from_a_file": (from_a_file, (X,)),
@@ -170,6 +235,47 @@ def test_tied_weights_buffers_and_attributes_keep_what_they_share(cluster):
     result, keys = loaded.describe({"k": torch.ones(3)}, (2, "!"))
     assert (float(result[0]), result[1], keys) == (6.0, "net!", ["k"])
     assert (loaded.counter, loaded.name) == (0, "net")
+
+
+def test_parameters_that_submodules_share_are_stored_once(cluster):
+    from ray_zerocopy import image
+
+    model = quiet(lambda: torch.jit.script(Sharing()))
+    weights = sum({p.data_ptr(): p.nbytes for p in model.parameters()}.values())
+    assert weights <= image.build(model, "model", []).size < 1.02 * weights + 32768
+    named = dict(JITActorWrapper(model).load().named_parameters(remove_duplicate=False))
+    assert named["one.2.weight"].data_ptr() == named["two.0.weight"].data_ptr()
+    assert named["one.0.weight"].data_ptr() == named["same.0.weight"].data_ptr()
+    with torch.no_grad():
+        named["one.2.weight"].zero_()
+    assert not named["two.0.weight"].any()
+
+
+def test_tensors_of_a_custom_class_are_each_loads_own(cluster, worker):
+    model = quiet(lambda: torch.jit.script(Scaled()))
+    wrapper = JITActorWrapper(model)
+    one, two = wrapper.load(), wrapper.load()
+    x = torch.ones(1, 64)
+    expected = [model(x) for _ in range(3)]
+    for loaded in (one, two):
+        assert all(torch.equal(loaded(x), answer) for answer in expected)
+        assert loaded.scale.name == "scale"
+
+
+def test_named_tuples_dictionaries_and_strings_go_in_and_out(cluster, worker):
+    model = quiet(lambda: torch.jit.script(Talks()))
+    arguments = Given(torch.ones(3), "label"), (2, "+"), {"a": [torch.ones(2)], "b": [torch.ones(2), torch.zeros(2)]}
+
+    def call(model, arguments):
+        given, sums, names, label = model(*arguments)
+        return given.x, given.label, given._fields, list(sums.items()), names, label
+
+    def load_and_call(wrapper, arguments):
+        return call(wrapper.load(), (Given(*arguments[0]), *arguments[1:]))
+
+    there = worker(load_and_call, JITActorWrapper(model), arguments)
+    for left, right in zip(call(model, arguments), there, strict=True):
+        assert torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right
 
 
 def test_eager_and_scripted_models_in_one_pipeline_share_their_weights(cluster):
@@ -289,6 +395,49 @@ def test_a_pipeline_without_torchscript_is_a_type_error(cluster, make):
     for thing in (mlp(), zoo.Pipeline(), {"a": 1}):
         with pytest.raises(TypeError, match="use ModelWrapper for eager models"):
             make(thing)
+
+
+def test_a_scripted_module_off_the_cpu_is_named_with_its_device(cluster):
+    # the meta device stands for a GPU here: torch's own tensors, and not in CPU memory
+    model = quiet(lambda: torch.jit.script(nn.Linear(3, 3, device="meta")))
+    pipeline = zoo.Holder(stages=[mlp(), {"scripted": model}])
+    with pytest.raises(errors.DeviceError, match=r"pipeline\.stages\[1\]\['scripted'\] is on 'meta'.*\.cpu\(\)"):
+        JITActorWrapper(pipeline)
+
+
+def test_what_onednn_optimized_is_refused_with_the_way_out(cluster):
+    model = quiet(lambda: torch.jit.optimize_for_inference(torch.jit.script(nn.Conv2d(3, 8, 3).eval())))
+    if "mkldnn" not in str(model.graph):  # a torch without oneDNN leaves the module as it is
+        JITActorWrapper(model).load()
+        return
+    with pytest.raises(errors.UnpicklableError, match="wrap the module before it is optimized"):
+        JITActorWrapper(model)
+    before = quiet(lambda: torch.jit.script(nn.Conv2d(3, 8, 3).eval()))
+    loaded = JITActorWrapper(before).load()
+    x = torch.ones(1, 3, 8, 8)
+    left, right = (quiet(lambda m=m: torch.jit.optimize_for_inference(m))(x) for m in (before, loaded))
+    assert torch.equal(left, right)
+
+
+def test_a_put_and_a_load_change_nothing_in_the_process(cluster):
+    def state():
+        switches = torch._C._get_graph_executor_optimize(), torch._C._jit_set_profiling_mode(True)
+        torch._C._jit_set_profiling_mode(switches[1])
+        return (
+            *switches,
+            torch.get_num_threads(),
+            torch.get_default_dtype(),
+            torch.is_grad_enabled(),
+            os.getcwd(),
+            list(warnings.filters),
+            set(copyreg.dispatch_table),
+            torch.get_rng_state().tolist(),
+        )
+
+    model = quiet(lambda: torch.jit.script(Net()))
+    before = state()
+    JITActorWrapper(model).load()
+    assert state() == before
 
 
 class Boxes(nn.Module):

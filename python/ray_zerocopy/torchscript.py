@@ -88,7 +88,13 @@ def _tensors(module: torch.jit.ScriptModule) -> Iterator[torch.Tensor]:
         for name in _C.ConcreteModuleType.from_jit_type(concrete._type()).get_attributes():
             yield from _inside(concrete.getattr(name))
         for name in concrete._method_names():
-            for node in concrete._get_method(name).graph.findAllNodes("prim::Constant", recurse=True):
+            graph = concrete._get_method(name).graph
+            if graph.findAllNodes("prim::ConstantMKLDNNTensor", recurse=True):
+                raise RuntimeError(  # torch does save these, and fails when it loads them
+                    "torch.jit.optimize_for_inference gave its weights the layout of oneDNN, which cannot be loaded "
+                    "again: wrap the module before it is optimized, and optimize what is loaded"
+                )
+            for node in graph.findAllNodes("prim::Constant", recurse=True):
                 if isinstance(node.output().type(), _C.TensorType) and node.hasAttribute("value"):
                     yield node.t("value")
 
