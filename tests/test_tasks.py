@@ -700,3 +700,14 @@ def test_a_pipeline_around_torchscript(cluster, x):
     assert torch.equal(wrapped.model(x), pipeline.model(x))
     with pytest.raises(TypeError, match="TorchScript"):
         JITTaskWrapper(Encoder())
+
+
+def test_exported_programs(cluster, x):
+    model = torch.nn.Linear(64, 64)
+    program = torch.export.export(model, (x,))
+    wrapped = ModelWrapper.for_tasks(program)
+    assert torch.equal(wrapped(x), model(x))
+    assert torch.equal(wrapped(x), model(x))
+    child = ModelWrapper.for_tasks(Child(program))
+    assert child.process_id() != os.getpid()
+    assert torch.equal(child.model(x), model(x))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import re
 import threading
+import weakref
 from typing import Any
 
 import torch
@@ -47,6 +48,17 @@ def reduce(program: ExportedProgram) -> Any:
     with _one_at_a_time:
         description = ExportedProgramSerializer().serialize(bare).exported_program
     return _program, (description, program._state_dict, program._constants, program._example_inputs)
+
+
+_modules: weakref.WeakKeyDictionary[ExportedProgram, torch.nn.Module] = weakref.WeakKeyDictionary()
+
+
+def module_of(program: ExportedProgram) -> torch.nn.Module:
+    """What runs a program, made once for each: ``program.module()``."""
+    module: torch.nn.Module | None = _modules.get(program)
+    if module is None:
+        module = _modules[program] = program.module()
+    return module
 
 
 def _program(

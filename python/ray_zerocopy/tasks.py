@@ -25,7 +25,7 @@ import tqdm
 from ray import cloudpickle
 from ray.exceptions import ObjectLostError
 
-from . import errors, image, kept, pipeline, store
+from . import errors, exported, image, kept, pipeline, store
 
 CALL = "__call__"
 
@@ -414,6 +414,8 @@ def _called(incoming: Any, call: Call, args: tuple[Any, ...], kwargs: dict[str, 
 
     whole = load() if fresh else _kept.get(key, load)
     part = functools.reduce(getattr, path, whole)
+    if isinstance(part, torch.export.ExportedProgram) and name == CALL:  # which cannot be called itself
+        part = exported.module_of(part)
     result = (part if name == CALL else getattr(part, name))(*args, **kwargs)
     if inspect.iscoroutine(result):
         result = asyncio.run(result)
