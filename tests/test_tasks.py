@@ -152,8 +152,6 @@ class Bare:
     def map(self, items: list[int]) -> list[int]:
         return [i + 1 for i in items]
 
-    options = "its own"
-
 
 @pytest.fixture(scope="module")
 def pipeline():
@@ -371,6 +369,9 @@ def test_map_keeps_the_order_and_bounds_what_is_in_flight(wrapped):
     assert list(results) == [0.0] * 11
     assert list(wrapped.add.map([1, 2, 3], [10, 20])) == [11, 22]
     assert list(wrapped.map([])) == []
+    assert [list(each) for each in wrapped.stream.map([1, 3])] == [[0], [0, 1, 4]]
+    x = torch.randn(3, 64)
+    assert [len(each) for each in wrapped.parts.options(num_returns=2).map([x, x])] == [2, 2]
     with pytest.raises(ValueError, match="max_in_flight is 0"):
         wrapped.add.map([1], max_in_flight=0)
 

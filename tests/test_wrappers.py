@@ -71,6 +71,6 @@ def test_a_wrapper_is_not_callable_and_its_repr_says_what_it_holds(cluster):
 
 def test_the_public_names():
     later = {"JITActorWrapper", "JITModelWrapper", "JITTaskWrapper"}
-    assert set(ray_zerocopy.__all__) == {"ModelWrapper", "__version__", "errors", "isolation"} | later
+    assert set(ray_zerocopy.__all__) == {"ModelWrapper", "__version__", "errors", "huge_pages", "isolation"} | later
     for name in ray_zerocopy.__all__:
         assert hasattr(ray_zerocopy, name)

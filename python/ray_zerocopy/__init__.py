@@ -3,7 +3,7 @@
 from importlib.metadata import version
 
 from . import errors
-from .store import isolation
+from .store import huge_pages, isolation
 from .wrappers import JITActorWrapper, JITModelWrapper, JITTaskWrapper, ModelWrapper
 
 __version__ = version("ray-zerocopy")
@@ -15,5 +15,6 @@ __all__ = [
     "ModelWrapper",
     "__version__",
     "errors",
+    "huge_pages",
     "isolation",
 ]

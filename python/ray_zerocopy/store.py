@@ -124,6 +124,34 @@ def isolation() -> Isolation:
     return mode
 
 
+def huge_pages() -> bool:
+    """Whether this node's store lies on huge pages (of 2 MiB instead of 4 KiB): a first forward is quicker there,
+    since next to no page tables have to be filled.
+
+    Raises:
+        RayNotInitializedError: Ray is not initialized; the store is asked.
+    """
+    require_ray("Asking for huge pages")
+    probe = np.ones(16 << 20, np.uint8)
+    stored = np.asarray(ray.get(ray.put(probe)))
+    stored.max()  # only pages that were touched are mapped
+    return _huge_bytes(core.address(stored)) > 0
+
+
+def _huge_bytes(address: int) -> int:
+    """Bytes of the shared mapping around an address that are mapped as huge pages; 0 where the system does not tell."""
+    inside = False
+    with contextlib.suppress(OSError), open("/proc/self/smaps") as lines:
+        for line in lines:
+            name, *values = line.split()
+            if not name.endswith(":"):
+                low, high = (int(part, 16) for part in name.split("-"))
+                inside = low <= address < high
+            elif inside and name == "ShmemPmdMapped:":
+                return int(values[0]) << 10
+    return 0
+
+
 def require_ray(action: str) -> None:
     """Raise unless Ray can be used in this process."""
     if _forked_from_ray:

@@ -100,7 +100,8 @@ class Method:
 
     def __init__(self, target: _Target, name: str, function: Any = None) -> None:
         self._target, self._name, self._function = target, name, function
-        functools.update_wrapper(self, _plain(function), updated=())
+        if function is not None:
+            functools.update_wrapper(self, _plain(function), updated=())
         self.__name__ = name
         self.__qualname__ = f"{target.interface.class_name}.{name}"
 
@@ -115,10 +116,7 @@ class Method:
             ImageLostError: the pipeline is no longer in the store.
             RayNotInitializedError, ForkedProcessError, UnpicklableArgumentError: as `remote`.
         """
-        started = self.remote(*args, **kwargs)
-        if started is None or isinstance(started, (list, ray.ObjectRef)):
-            return self._result(started)
-        return (self._result(reference) for reference in started)
+        return self._result(self.remote(*args, **kwargs))
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Start the method in a task.
@@ -178,13 +176,16 @@ class Method:
                 yield result
         finally:
             for call in calls:
-                ray.cancel(call)
+                if call:
+                    ray.cancel(call[0] if isinstance(call, list) else call)
             if bar is not None:
                 bar.close()
 
-    def _result(self, references: Any) -> Any:
+    def _result(self, started: Any) -> Any:
+        if started is not None and not isinstance(started, (list, ray.ObjectRef)):
+            return (self._result(reference) for reference in started)
         try:
-            return None if references is None else ray.get(references)
+            return None if started is None else ray.get(started)
         except ObjectLostError as cause:
             if cause.object_ref_hex == self._target.image.hex():
                 raise store.lost(cause) from cause
