@@ -60,6 +60,27 @@ def ways(width: int) -> dict[str, Callable[[torch.Tensor], Any]]:
     }
 
 
+@ray.remote
+def imports(x: torch.Tensor) -> torch.Tensor:
+    """The start of a worker and of the libraries that either way needs."""
+    import ray_zerocopy  # noqa: F401
+
+    return x
+
+
+def first_calls(rounds: int) -> dict[str, list[float]]:
+    """Seconds for a call in a worker that did not run before, which Ray starts for an environment of its own."""
+    x = torch.ones(1, 4096)
+    wrapped: Any = ModelWrapper.for_tasks(build(4096))
+    figures: dict[str, list[float]] = {"ray-zerocopy": [], "plain task that imports the same": []}
+    for number in tqdm(range(rounds), desc="fresh workers"):
+        for way, task in zip(figures, (wrapped, imports), strict=True):
+            environment = {"env_vars": {"ROUND": f"{number} {way}"}}
+            start = task.options(runtime_env=environment).remote
+            figures[way].append(clock(lambda s=start, x=x: ray.get(s(x)))[0])
+    return figures
+
+
 def in_flight(start: Callable[[torch.Tensor], Any], x: torch.Tensor, count: int = 40) -> None:
     """Start many calls and wait for all."""
     ray.get([start(x) for _ in range(count)])
@@ -99,6 +120,11 @@ def main() -> None:
                 print(f"| {name} | {1e3 * median(seconds):.2f} ({low:.2f}-{high:.2f}) |")
         del each
         time.sleep(2)
+    results["first call in a fresh worker"] = first_calls(options.rounds)
+    print("\n| first call in a fresh worker, 537 MB | ms |\n|---|---|")
+    for name, seconds in results["first call in a fresh worker"].items():
+        low, high = 1e3 * min(seconds), 1e3 * max(seconds)
+        print(f"| {name} | {1e3 * median(seconds):.0f} ({low:.0f}-{high:.0f}) |")
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
     ray.shutdown()
