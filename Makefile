@@ -13,7 +13,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 INSTALLED := $(VENV)/installed
 SOURCES := $(shell find gozc -name '*.go' ! -name '*_test.go') go.mod go.sum setup.py pyproject.toml $(wildcard build/*.py)
 
-.PHONY: venv build wheel matrix lint test demo clean
+.PHONY: venv build wheel matrix lint test demo bench bench-quick bench-old bench-huge clean
 
 # The project is installed in place, so this also builds the extension again when its sources have changed.
 venv build: $(INSTALLED)
@@ -22,7 +22,7 @@ $(INSTALLED): $(SOURCES)
 	@test -n "$(PYTHON)" || { echo 'no Python 3.10 to 3.13 found; name one: make PYTHON=...'; exit 1; }
 	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
 	pip install -q 'setuptools>=77' 'pybindgen>=0.22.1' build $$(python build/toolchain.py)
-	pip install -q --no-build-isolation -e '.[test,lint]'
+	pip install -q --no-build-isolation -e '.[test,lint,bench]'
 	@touch $@
 
 wheel: $(INSTALLED)
@@ -46,6 +46,25 @@ test: lint
 
 demo: $(INSTALLED)
 	python examples/demo.py
+
+# Figures, tables and plots in _build/bench: up to 40 minutes, up to 5. On a machine that does nothing else.
+BENCH := _build/bench
+OLD := _build/ray-zerocopy-0.2.0
+
+bench: $(INSTALLED)
+	python benchmarks/run.py --output $(BENCH) $$(test -d $(OLD) && echo --old $(OLD))
+	for script in torchscript; do python benchmarks/$$script.py | tee $(BENCH)/$$script.md; done
+
+bench-quick: $(INSTALLED)
+	python benchmarks/run.py --plan quick --output $(BENCH)-quick
+
+# The older package of the same name, apart from ours: make bench has it take part from then on.
+bench-old: $(INSTALLED)
+	pip install -q --no-deps --target $(OLD) ray-zerocopy==0.2.0
+
+# Ray's store on huge pages; needs root.
+bench-huge: $(INSTALLED)
+	python benchmarks/huge_pages.py --models bert-base llama-1.1b
 
 clean:
 	rm -rf _build dist python/ray_zerocopy/_gozc*.so $(INSTALLED)

@@ -1,6 +1,11 @@
-"""Compare the ways to share a model, interleaved over several rounds; prints a table of medians and spreads.
+"""Compare the ways to share a model among workers: figures as JSON, tables as Markdown, plots.
 
-python benchmarks/run.py --rounds 4 --json result.json
+python benchmarks/run.py                      # everything, up to 40 minutes
+python benchmarks/run.py --plan quick         # up to 5
+python benchmarks/report.py RESULT.json       # tables and plots again
+
+Ways take turns, in several rounds, on one Ray cluster whose store is warm. Each gets fresh workers that have imported
+what they need before the clock starts.
 """
 
 from __future__ import annotations
@@ -8,89 +13,218 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
-from importlib.metadata import version
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+import numpy as np
+import ray
 from tqdm import tqdm
 
+import machine
+import models
+import report
+from measure import available
+from plans import PLANS, Plan
 from ways import WAYS
 
 HERE = Path(__file__).parent
+BLOCK = 1 << 26  # bytes
+ROOM = 0.9  # of the store, for the largest model
+PATIENCE = 900  # seconds for one process of measurements
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the workers have it from here
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+STEPS = ["table", "scale", "data", "growth"]
+Results = dict[str, dict[str, dict[str, list[dict[str, Any]]]]]  # step, model, way, rounds
 
 
-def measure(way: str, model: str) -> dict[str, Any]:
-    """One round in a fresh process."""
-    done = subprocess.run(
-        [sys.executable, str(HERE / "measure.py"), way, model],
-        env={**os.environ, **WAYS[way].environment, "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
+@contextmanager
+def cluster(store: int, directory: str | None = None) -> Iterator[str]:
+    """A Ray cluster of its own, whose store (in a directory other than /dev/shm, perhaps) has its memory; its address.
+
+    The store's pages are not there before they are written for the first time, and making them takes longer than a put.
+    """
+    spilling = {"object_spilling_threshold": 1.0}  # or filling the store would write a part of it to disk
+    context = ray.init(
+        address="local",
+        num_cpus=3,
+        object_store_memory=store,
+        include_dashboard=False,
+        log_to_driver=False,
+        _plasma_directory=directory,
+        _system_config=spilling,
     )
-    if done.returncode:
-        raise SystemExit(f"{way} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    try:
+        block = np.ones(BLOCK, np.uint8)
+        blocks = [ray.put(block) for _ in range(store // BLOCK - 1)]
+        del blocks
+        yield context.address_info["gcs_address"]
+    finally:
+        ray.shutdown()
 
 
-def spread(values: list[float], digits: int = 1) -> str:
-    """Median, and in brackets the least and the most."""
-    return f"{median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
+@dataclass
+class Job:
+    """What one driver process measures."""
+
+    step: str
+    models: list[str]
+    ways: list[str]
+    options: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.models) * len(self.ways)
 
 
-def table(rounds: dict[str, list[dict[str, Any]]]) -> str:
-    """The figures as Markdown."""
+def grouped(ways: list[str], turn: int = 0) -> list[list[str]]:
+    """Ways that can share a process, since they want the same environment; each turn begins with another one."""
+    groups: dict[str, list[str]] = {}
+    for way in ways:
+        environment = WAYS[way].environment if way in WAYS else {}
+        groups.setdefault(repr(sorted(environment.items())), []).append(way)
 
-    def collect(way: str, name: str, scale: float) -> list[float]:
-        values = [r[name] for r in rounds[way]]
-        return [scale * v for value in values for v in (value if isinstance(value, list) else [value])]
+    def turned(items: list[Any]) -> list[Any]:
+        return items[turn % len(items) :] + items[: turn % len(items)]
 
-    rows = {
-        "put / memcpy": lambda way: spread([t / r["memcpy"] for r in rounds[way] for t in r["put"]], 2),
-        "put, ms": lambda way: spread(collect(way, "put", 1e3)),
-        "extra driver memory, MB": lambda way: spread(collect(way, "driver_peak", 1e-6)),
-        "store / model": lambda way: spread([r["store"] / r["size"] for r in rounds[way]], 3),
-        "first load, ms": lambda way: spread(collect(way, "first_load", 1e3)),
-        "later load, ms": lambda way: spread(collect(way, "later_load", 1e3)),
-        "first forward, ms": lambda way: spread(collect(way, "first_forward", 1e3)),
-        "steady forward, ms": lambda way: spread(collect(way, "steady_forward", 1e3)),
-        "load + first forward, ms": lambda way: spread(
-            [1e3 * (a + b) for r in rounds[way] for a, b in zip(r["first_load"], r["first_forward"], strict=True)]
-        ),
-        "private memory per actor, MB": lambda way: spread(collect(way, "private", 1e-6)),
-        "a write stays private": lambda way: "yes" if all(r["isolated"] for r in rounds[way]) else "**NO**",
-        "same output": lambda way: "yes" if all(r["same_output"] for r in rounds[way]) else "**NO**",
-    }
-    lines = ["| | " + " | ".join(WAYS[way].title for way in rounds) + " |", "|---" * (len(rounds) + 1) + "|"]
-    lines += [f"| {name} | " + " | ".join(row(way) for way in rounds) + " |" for name, row in rows.items()]
-    return "\n".join(lines)
+    return turned([turned(group) for group in groups.values()])
+
+
+def table_jobs(plan: Plan, ways: list[str]) -> list[Job]:
+    """All models in each round, not all rounds of a model: what disturbs the machine for a while hits all."""
+    options = {"actors": plan.actors, "puts": plan.puts}
+    return [
+        Job("table", [name], group, options)
+        for turn in range(max(plan.rounds.values()))
+        for name, rounds in plan.rounds.items()
+        if turn < rounds
+        for group in grouped([*ways, "limits"], turn)
+    ]
+
+
+def other_jobs(plan: Plan, ways: list[str]) -> list[Job]:
+    """Many workers at once, and Ray Data."""
+    chosen = {step: [way for way in ways if way in wanted] for step, wanted in plan.ways.items()}
+    jobs = []
+    for turn in range(plan.scale_rounds):
+        options = {"groups": plan.groups}
+        jobs += [Job("scale", [plan.scaled], group, options) for group in grouped(chosen["scale"], turn)]
+    for turn in range(plan.data_rounds):
+        options = {"rows": plan.rows, "pool": 2}
+        jobs += [Job("data", [plan.scaled], group, options) for group in grouped(chosen["data"], turn)]
+    return jobs
+
+
+def growth_jobs(plan: Plan, ways: list[str], names: list[str]) -> list[Job]:
+    """Models of many sizes."""
+    chosen = [way for way in ways if way in plan.ways["growth"]]
+    return [Job("growth", names, group, {"actors": 1, "puts": plan.puts}) for group in grouped(chosen)]
+
+
+def run(job: Job, address: str, folder: Path, log: Path, results: dict[str, Any], progress: Any) -> None:
+    """Do a job in a process of its own, and collect what it prints."""
+    files = folder / "files"
+    shutil.rmtree(files, ignore_errors=True)
+    files.mkdir(parents=True)
+    description = json.dumps({**vars(job), "folder": str(files)})
+    environment = WAYS[job.ways[0]].environment if job.ways[0] in WAYS else {}
+    missing = [(name, way) for name in job.models for way in job.ways]
+    with log.open("a") as errors:
+        process = subprocess.Popen(
+            [sys.executable, str(HERE / "driver.py"), description],
+            env={**os.environ, **environment, "RAY_ADDRESS": address},
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        watchdog = threading.Timer(PATIENCE, process.kill)
+        watchdog.start()
+        assert process.stdout
+        for text in process.stdout:
+            line = json.loads(text)
+            if "begins" in line:
+                progress.set_description(f"{job.step}: {line['begins']}")
+                continue
+            missing.remove((line["name"], line["way"]))
+            results.setdefault(line["name"], {}).setdefault(line["way"], []).append(line["result"])
+            progress.update()
+        process.wait()
+        watchdog.cancel()
+    shutil.rmtree(files, ignore_errors=True)
+    for name, way in missing:
+        failure = {"failed": f"the driver ended with {process.returncode}, see {log.name}"}
+        results.setdefault(name, {}).setdefault(way, []).append(failure)
+        progress.update()
+
+
+def fitting(names: list[str], limit: float) -> tuple[list[str], dict[str, str]]:
+    """The models that a store of a size can hold beside the original, and why not the others."""
+    fit, reasons = [], {}
+    for name in names:
+        size = models.outlined_size(name)
+        if size + size / ROOM <= limit:
+            fit.append(name)
+        else:
+            reasons[name] = (
+                f"{size / 1e9:.1f} GB in the store and {size / 1e9:.1f} GB in the driver: {limit / 1e9:.1f} GB are left"
+            )
+    return fit, reasons
 
 
 def main() -> None:
-    """Run and print."""
+    """Run everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="bert-base")
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plan", default="full", choices=list(PLANS))
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), help="default: all that are installed")
+    parser.add_argument("--steps", nargs="+", default=STEPS, choices=STEPS)
+    parser.add_argument("--models", nargs="+", help="for the main tables; default: the plan's")
+    parser.add_argument("--rounds", type=int, help="for the main tables; default: the plan's")
+    parser.add_argument("--old", type=Path, help="folder with ray-zerocopy==0.2.0 (make bench-old): it takes part too")
+    parser.add_argument("--output", type=Path, default=HERE.parent / "_build" / "bench")
     options = parser.parse_args()
-    rounds: dict[str, list[dict[str, Any]]] = {way: [] for way in options.ways}
-    with tqdm(total=options.rounds * len(rounds)) as progress:
-        for _ in range(options.rounds):
-            for way in rounds:
-                progress.set_description(f"{way}, {options.model}")
-                rounds[way].append(measure(way, options.model))
-                progress.update()
-    facts = {name: version(name) for name in ("ray-zerocopy", "torch", "ray")}
-    first = rounds[options.ways[0]][0]
-    memcpy = [1e3 * r["memcpy"] for way in rounds for r in rounds[way]]
-    about = f"{first['size'] / 1e6:.0f} MB, memcpy {spread(memcpy)} ms, {os.cpu_count()} cores"
-    print(f"\n{options.model}, {about}, {facts}\n")
-    print(table(rounds))
-    if options.json:
-        options.json.write_text(json.dumps({"model": options.model, "versions": facts, "rounds": rounds}, indent=1))
+
+    plan = PLANS[options.plan]
+    if options.models or options.rounds:
+        names = options.models or list(plan.rounds)
+        plan.rounds = {name: options.rounds or plan.rounds.get(name, 1) for name in names}
+    if options.old:
+        first = [str(options.old.resolve()), os.environ.get("PYTHONPATH", "")]
+        WAYS["old"].environment["PYTHONPATH"] = os.pathsep.join(filter(None, first))
+    ways = options.ways or [way for way in WAYS if way != "old" or options.old]
+    options.output.mkdir(parents=True, exist_ok=True)
+    log = options.output / "drivers.log"
+    log.unlink(missing_ok=True)
+
+    facts = {**machine.facts(), "plan": options.plan}
+    steps: Results = {step: {} for step in STEPS}
+    room = min(shutil.disk_usage("/dev/shm").free, available() - (2 << 30))
+    grown, skipped = fitting(plan.growth if "growth" in options.steps else [], room)
+    jobs = [*table_jobs(plan, ways), *other_jobs(plan, ways), *growth_jobs(plan, ways, grown)]
+    jobs = [job for job in jobs if job.step in options.steps]
+    store = max(plan.store, *(int(models.outlined_size(name) / ROOM) + BLOCK for name in grown))
+    with tqdm(total=sum(map(len, jobs)), dynamic_ncols=True) as progress, cluster(store) as address:
+        for job in jobs:
+            run(job, address, options.output, log, steps[job.step], progress)
+    facts["seconds"] = round(progress.format_dict["elapsed"])
+    order = [*WAYS, "limits"]
+    steps = {
+        step: {
+            name: dict(sorted(found.items(), key=lambda item: order.index(item[0]))) for name, found in named.items()
+        }
+        for step, named in steps.items()
+    }
+    titles = {name: models.spec(name).title for step in steps.values() for name in step}
+    result = {"machine": facts, "titles": titles, "skipped": skipped, "steps": steps}
+    path = options.output / "result.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(report.write(path))
 
 
 if __name__ == "__main__":

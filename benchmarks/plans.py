@@ -1,0 +1,79 @@
+"""How much of everything a run measures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ways import WAYS
+
+ALL = list(WAYS)
+
+
+@dataclass
+class Plan:
+    """Amounts.
+
+    Attributes:
+        rounds: of the main table, by model.
+        actors, puts: in one round of it.
+        scaled: the model that many workers load at once, and that Ray Data runs.
+        groups: how many workers, each time fresh ones.
+        rows: of the Ray Data job.
+        growth: models for the growth with bytes and with tensors.
+        ways: that take part, by step.
+        store: bytes of Ray's object store.
+    """
+
+    rounds: dict[str, int]
+    actors: int
+    puts: int
+    scaled: str
+    groups: list[int]
+    rows: int
+    growth: list[str]
+    store: int
+    scale_rounds: int = 1
+    data_rounds: int = 1
+    ways: dict[str, list[str]] = field(default_factory=lambda: {"scale": ALL, "data": ALL, "growth": GROWING})
+
+
+GROWING = ["ours", "flag", "put"]
+MB = 10**6
+
+PLANS = {
+    "full": Plan(
+        rounds={"bert-base": 3, "gpt2": 2, "resnet50": 2, "llama-1.1b": 2, "small-tensors": 2, "pipeline": 2},
+        actors=2,
+        puts=3,
+        scaled="encoder",
+        groups=[1, 2, 4, 8, 16],
+        rows=256,
+        growth=[
+            *(f"layers:{size}:16" for size in (MB, 10 * MB, 100 * MB, 1000 * MB, 2000 * MB, 4000 * MB, 8000 * MB)),
+            *(f"layers:{100 * MB}:{count}" for count in (1, 100, 1000, 10000)),
+        ],
+        store=5 * 10**9,
+    ),
+    "quick": Plan(
+        rounds={"bert-base": 1},
+        actors=2,
+        puts=3,
+        scaled="encoder",
+        groups=[1, 4],
+        rows=128,
+        growth=[f"layers:{size}:16" for size in (MB, 10 * MB, 100 * MB)],
+        store=2 * 10**9,
+        ways={"scale": ["ours", "flag", "put", "mmap"], "data": ["ours", "put"], "growth": GROWING},
+    ),
+    "smoke": Plan(  # for the tests: every line of code, no figure that means anything
+        rounds={"tiny": 1},
+        actors=2,
+        puts=1,
+        scaled="tiny",
+        groups=[1, 2],
+        rows=48,
+        growth=[f"layers:{4 * MB}:4"],
+        store=600 * MB,
+        ways={"scale": ["ours"], "data": ["ours"], "growth": ["ours"]},
+    ),
+}
