@@ -17,7 +17,7 @@ import ray
 import torch
 
 import models
-from measure import Peak, available, clock, copy_time
+from measure import Peak, available, clock, copy_time, repeat
 from ways import WAYS
 from worker import Actor, Batches, Toucher
 
@@ -70,12 +70,17 @@ class Driver:
         if way == "limits":
             return self.limits()
         threads = os.cpu_count() or 1
-        memcpy, put_times, put = copy_time(self.model), [], None
-        for _ in range(puts):
+        memcpy = copy_time(self.model)
+        put = None
+
+        def put_again() -> float:
+            nonlocal put
             put = None
             settle()
             seconds, put = clock(lambda: self.put(way))
-            put_times.append(seconds)
+            return seconds
+
+        put_times = repeat(put_again, puts)
         put = None
         settle()
         with Peak() as peak:

@@ -22,6 +22,7 @@ class Plan:
         growth: models for the growth with bytes and with tensors.
         ways: that take part, by step.
         store: bytes of Ray's object store.
+        minutes: after which nothing new begins; what comes last is further rounds of the main tables.
     """
 
     rounds: dict[str, int]
@@ -32,6 +33,7 @@ class Plan:
     rows: int
     growth: list[str]
     store: int
+    minutes: float
     scale_rounds: int = 1
     data_rounds: int = 1
     ways: dict[str, list[str]] = field(default_factory=lambda: {"scale": ALL, "data": ALL, "growth": GROWING})
@@ -42,7 +44,7 @@ MB = 10**6
 
 PLANS = {
     "full": Plan(
-        rounds={"bert-base": 3, "gpt2": 2, "resnet50": 2, "llama-1.1b": 2, "small-tensors": 2, "pipeline": 2},
+        rounds={"bert-base": 3, "llama-1.1b": 3, "small-tensors": 3, "resnet50": 3, "gpt2": 3, "pipeline": 3},
         actors=2,
         puts=3,
         scaled="encoder",
@@ -53,6 +55,7 @@ PLANS = {
             *(f"layers:{100 * MB}:{count}" for count in (1, 100, 1000, 10000)),
         ],
         store=5 * 10**9,
+        minutes=34,
     ),
     "quick": Plan(
         rounds={"bert-base": 1},
@@ -60,9 +63,10 @@ PLANS = {
         puts=3,
         scaled="encoder",
         groups=[1, 4],
-        rows=128,
+        rows=64,
         growth=[f"layers:{size}:16" for size in (MB, 10 * MB, 100 * MB)],
         store=2 * 10**9,
+        minutes=4,
         ways={"scale": ["ours", "flag", "put", "mmap"], "data": ["ours", "put"], "growth": GROWING},
     ),
     "smoke": Plan(  # for the tests: every line of code, no figure that means anything
@@ -74,6 +78,7 @@ PLANS = {
         rows=48,
         growth=[f"layers:{4 * MB}:4"],
         store=600 * MB,
+        minutes=20,
         ways={"scale": ["ours"], "data": ["ours"], "growth": ["ours"]},
     ),
 }

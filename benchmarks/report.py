@@ -151,6 +151,8 @@ def growth_table(growth: dict[str, dict[str, Rounds]]) -> str:
 def troubles(result: dict[str, Any]) -> list[str]:
     """What was not measured, and why."""
     found = [f"{name}: {reason}" for name, reason in result["skipped"].items()]
+    if left_out := result["machine"]["steps_left_out"]:
+        found.append(f"{left_out} steps of further rounds: no time was left")
     for step, by_model in result["steps"].items():
         for name, by_way in by_model.items():
             for way, rounds in by_way.items():

@@ -17,7 +17,8 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ from ways import WAYS
 HERE = Path(__file__).parent
 BLOCK = 1 << 26  # bytes
 ROOM = 0.9  # of the store, for the largest model
-PATIENCE = 900  # seconds for one process of measurements
+PATIENCE = 600  # seconds for one process of measurements
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the workers have it from here
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -97,12 +98,12 @@ def grouped(ways: list[str], turn: int = 0) -> list[list[str]]:
     return turned([turned(group) for group in groups.values()])
 
 
-def table_jobs(plan: Plan, ways: list[str]) -> list[Job]:
+def table_jobs(plan: Plan, ways: list[str], turns: Iterable[int]) -> list[Job]:
     """All models in each round, not all rounds of a model: what disturbs the machine for a while hits all."""
     options = {"actors": plan.actors, "puts": plan.puts}
     return [
         Job("table", [name], group, options)
-        for turn in range(max(plan.rounds.values()))
+        for turn in turns
         for name, rounds in plan.rounds.items()
         if turn < rounds
         for group in grouped([*ways, "limits"], turn)
@@ -186,6 +187,7 @@ def main() -> None:
     parser.add_argument("--steps", nargs="+", default=STEPS, choices=STEPS)
     parser.add_argument("--models", nargs="+", help="for the main tables; default: the plan's")
     parser.add_argument("--rounds", type=int, help="for the main tables; default: the plan's")
+    parser.add_argument("--minutes", type=float, help="begin nothing after that; default: the plan's")
     parser.add_argument("--old", type=Path, help="folder with ray-zerocopy==0.2.0 (make bench-old): it takes part too")
     parser.add_argument("--output", type=Path, default=HERE.parent / "_build" / "bench")
     options = parser.parse_args()
@@ -194,6 +196,7 @@ def main() -> None:
     if options.models or options.rounds:
         names = options.models or list(plan.rounds)
         plan.rounds = {name: options.rounds or plan.rounds.get(name, 1) for name in names}
+    options.minutes = options.minutes or plan.minutes
     if options.old:
         first = [str(options.old.resolve()), os.environ.get("PYTHONPATH", "")]
         WAYS["old"].environment["PYTHONPATH"] = os.pathsep.join(filter(None, first))
@@ -202,29 +205,36 @@ def main() -> None:
     log = options.output / "drivers.log"
     log.unlink(missing_ok=True)
 
-    facts = {**machine.facts(), "plan": options.plan}
+    path = options.output / "result.json"
+    facts = {**machine.facts(), "plan": options.plan, "seconds": 0, "steps_left_out": 0}
     steps: Results = {step: {} for step in STEPS}
     room = min(shutil.disk_usage("/dev/shm").free, available() - (2 << 30))
     grown, skipped = fitting(plan.growth if "growth" in options.steps else [], room)
-    jobs = [*table_jobs(plan, ways), *other_jobs(plan, ways), *growth_jobs(plan, ways, grown)]
-    jobs = [job for job in jobs if job.step in options.steps]
-    store = max(plan.store, *(int(models.outlined_size(name) / ROOM) + BLOCK for name in grown))
+    rest = range(1, max(plan.rounds.values()))
+    jobs = [*table_jobs(plan, ways, [0]), *other_jobs(plan, ways), *growth_jobs(plan, ways, grown)]
+    jobs = [job for job in [*jobs, *table_jobs(plan, ways, rest)] if job.step in options.steps]
+    store = max([plan.store, *(int(models.outlined_size(name) / ROOM) + BLOCK for name in grown)])
+    begin = time.monotonic()
     with tqdm(total=sum(map(len, jobs)), dynamic_ncols=True) as progress, cluster(store) as address:
         for job in jobs:
+            if time.monotonic() - begin > 60 * options.minutes:
+                facts["steps_left_out"] += len(job)
+                continue
             run(job, address, options.output, log, steps[job.step], progress)
-    facts["seconds"] = round(progress.format_dict["elapsed"])
+            facts["seconds"] = round(time.monotonic() - begin)
+            write({"machine": facts, "skipped": skipped, "steps": steps}, path)
+    print(report.write(path))
+
+
+def write(result: dict[str, Any], path: Path) -> None:
+    """A result so far, with the ways in one order and the models' titles."""
     order = [*WAYS, "limits"]
     steps = {
-        step: {
-            name: dict(sorted(found.items(), key=lambda item: order.index(item[0]))) for name, found in named.items()
-        }
-        for step, named in steps.items()
+        step: {name: {way: by_way[way] for way in order if way in by_way} for name, by_way in named.items()}
+        for step, named in result["steps"].items()
     }
     titles = {name: models.spec(name).title for step in steps.values() for name in step}
-    result = {"machine": facts, "titles": titles, "skipped": skipped, "steps": steps}
-    path = options.output / "result.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(report.write(path))
+    path.write_text(json.dumps({**result, "titles": titles, "steps": steps}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

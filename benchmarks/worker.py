@@ -13,7 +13,7 @@ import ray
 import torch
 
 import models
-from measure import clock, private
+from measure import clock, private, repeat
 from ways import WAYS
 
 LOADS = FORWARDS = 5
@@ -49,18 +49,19 @@ class Actor:
         return {"load": seconds, "private": private() - before}
 
     def load_again(self, put: Any) -> list[float]:
-        """Later ones; every model stays alive."""
-        seconds = []
-        for _ in range(LOADS):
-            duration, model = clock(lambda: self.code.load(put))
-            seconds.append(duration)
+        """Later ones, beside the first model."""
+
+        def load() -> float:
+            seconds, model = clock(lambda: self.code.load(put))
             self.models = [self.models[0], model]
-        return seconds
+            return seconds
+
+        return repeat(load, LOADS)
 
     def forward(self) -> dict[str, Any]:
         """The first forward, then others."""
         first, output = clock(lambda: models.run(self.models[0], self.inputs))
-        steady = median(clock(lambda: models.run(self.models[0], self.inputs))[0] for _ in range(FORWARDS))
+        steady = median(repeat(lambda: clock(lambda: models.run(self.models[0], self.inputs))[0], FORWARDS))
         return {"first": first, "steady": steady, "output": output.float().numpy()}
 
     def start(self, put: Any) -> dict[str, Any]:
