@@ -17,7 +17,7 @@ import ray
 import torch
 
 import models
-from measure import Peak, available, clock, copy_time, repeat
+from measure import Peak, available, clock, copy_time, repeat, warm_store
 from ways import WAYS
 from worker import Actor, Batches, Toucher
 
@@ -208,6 +208,8 @@ def main() -> None:
     environment = WAYS[job["ways"][0]].environment if job["ways"][0] in WAYS else {}
     environment = {name: os.environ[name] for name in {"PYTHONPATH", *environment} if name in os.environ}
     ray.init(log_to_driver=False, runtime_env={"env_vars": environment})
+    warm_store()
+    settle()
     workers = max(job["options"].get("groups", [job["options"].get("actors", job["options"].get("pool"))]))
     for name in job["models"]:
         driver = None

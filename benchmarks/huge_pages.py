@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 import models
 import report
-from run import BLOCK, ROOM, Job, cluster, grouped, run
+from measure import STEP
+from run import ROOM, Job, cluster, grouped, run
 
 WAYS = ["ours", "flag"]
 STORES = ("ordinary store", "huge pages")
@@ -56,12 +57,12 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["bert-base"])
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
-    store = int(max(map(models.outlined_size, options.models)) / ROOM) + 2 * BLOCK
+    store = int(max(map(models.outlined_size, options.models)) / ROOM) + 2 * STEP
     found: dict[str, dict[str, Any]] = {name: {} for name in STORES}
     steps = len(STORES) * options.rounds * len(WAYS) * len(options.models)
     with (
         tempfile.TemporaryDirectory() as folder,
-        huge_pages(store + BLOCK) as directory,
+        huge_pages(store + STEP) as directory,
         tqdm(total=steps, dynamic_ncols=True) as progress,
     ):
         for turn in range(options.rounds):

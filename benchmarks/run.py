@@ -24,19 +24,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 from tqdm import tqdm
 
 import machine
 import models
 import report
-from measure import available
+from measure import STEP, available, warm_store
 from plans import PLANS, Plan
 from ways import WAYS
 
 HERE = Path(__file__).parent
-BLOCK = 1 << 26  # bytes
 ROOM = 0.9  # of the store, for the largest model
 PATIENCE = 600  # seconds for one process of measurements
 
@@ -49,10 +47,7 @@ Results = dict[str, dict[str, dict[str, list[dict[str, Any]]]]]  # step, model, 
 
 @contextmanager
 def cluster(store: int, directory: str | None = None) -> Iterator[str]:
-    """A Ray cluster of its own, whose store (in a directory other than /dev/shm, perhaps) has its memory; its address.
-
-    The store's pages are not there before they are written for the first time, and making them takes longer than a put.
-    """
+    """A Ray cluster of its own, whose store (in a directory other than /dev/shm, perhaps) is warm; its address."""
     spilling = {"object_spilling_threshold": 1.0}  # or filling the store would write a part of it to disk
     context = ray.init(
         address="local",
@@ -64,9 +59,7 @@ def cluster(store: int, directory: str | None = None) -> Iterator[str]:
         _system_config=spilling,
     )
     try:
-        block = np.ones(BLOCK, np.uint8)
-        blocks = [ray.put(block) for _ in range(store // BLOCK - 1)]
-        del blocks
+        warm_store()
         yield context.address_info["gcs_address"]
     finally:
         ray.shutdown()
@@ -213,7 +206,7 @@ def main() -> None:
     rest = range(1, max(plan.rounds.values()))
     jobs = [*table_jobs(plan, ways, [0]), *other_jobs(plan, ways), *growth_jobs(plan, ways, grown)]
     jobs = [job for job in [*jobs, *table_jobs(plan, ways, rest)] if job.step in options.steps]
-    store = max([plan.store, *(int(models.outlined_size(name) / ROOM) + BLOCK for name in grown)])
+    store = max([plan.store, *(int(models.outlined_size(name) / ROOM) + STEP for name in grown)])
     begin = time.monotonic()
     with tqdm(total=sum(map(len, jobs)), dynamic_ncols=True) as progress, cluster(store) as address:
         for job in jobs:
