@@ -173,8 +173,9 @@ def markdown(result: dict[str, Any]) -> str:
         f"of memory, Linux {machine['kernel']}, huge pages for shared memory: {huge}; {programs}. "
         f"Load average when it began: {machine['load_before']}. `run.py --plan {machine['plan']}`, "
         f"{machine['seconds']} s.",
-        "Ways took turns; fresh workers with their libraries imported; a store that is warm, also for the driver (the first put of a process takes longer, with every way). Median (least-most) of all "
-        "workers and rounds, the best of each row in bold, whoever it is. Only ratios within a table carry over.",
+        "Ways took turns; fresh workers with their libraries imported; a store that is warm, also for the driver (the "
+        "first put of a process takes longer, with every way). Median (least-most) of all workers and rounds, the best "
+        "of each row in bold, whoever it is. Only ratios within a table carry over.",
     ]
     for name, by_way in steps["table"].items():
         size = next((r["size"] for rounds in by_way.values() for r in good(rounds)), 0)
