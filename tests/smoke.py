@@ -1,9 +1,14 @@
-"""Whether an installed wheel works with this Python, torch and Ray: put, load in two actors, write. Exit code 0 if so."""
+"""Whether an installed wheel works with this Python, torch and Ray: put, load in two actors, write, call in tasks.
+
+Exit code 0 if so."""
 
 from __future__ import annotations
 
 import sys
+import time
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 
 import ray
 import torch
@@ -25,6 +30,15 @@ class Pipeline:
             warnings.simplefilter("ignore")  # torch says that TorchScript is deprecated
             self.scripted = torch.jit.freeze(torch.jit.script(torch.nn.Linear(300, 300).eval()))
             self.exported = torch.export.export(self.encoder, (torch.ones(2, 512),))
+
+    def encode(self, x: torch.Tensor, *, times: int = 1) -> torch.Tensor:
+        return self.encoder(x) * times
+
+    def stream(self, count: int) -> Iterator[int]:
+        yield from range(count)
+
+    def mappings(self) -> str:
+        return "/proc/" + str(Path("/proc/self").readlink()) + "/maps"
 
 
 @ray.remote(num_cpus=0)
@@ -49,6 +63,30 @@ def digest(pipeline: Pipeline) -> list[bytes]:
     return [*found, answer, b"tied" if pipeline.tied is pipeline.encoder else b"untied"]
 
 
+def call_in_tasks(pipeline: Pipeline) -> None:
+    wrapped = ray_zerocopy.ModelWrapper.for_tasks(pipeline)
+    x = torch.ones(2, 512)
+    assert torch.equal(wrapped.encode(x, times=2), pipeline.encode(x, times=2))
+    assert torch.equal(wrapped.encode(ray.put(x)), pipeline.encode(x))
+    assert torch.equal(wrapped.encoder(x), pipeline.encoder(x))
+    assert list(wrapped.stream(3)) == [0, 1, 2]
+    assert list(wrapped.encode.options(num_cpus=0.5).map([x, x], progress=True))[1].shape == (2, 512)
+    maps = Path(wrapped.mappings())
+    assert store_mappings(maps) > 0
+    del wrapped
+    end = time.monotonic() + 30
+    while store_mappings(maps) and time.monotonic() < end:  # the worker drops the pipeline soon
+        time.sleep(0.5)
+    assert not store_mappings(maps)
+
+
+def store_mappings(maps: Path) -> int:
+    try:
+        return sum("plasma" in line and " rw-p " in line for line in maps.read_text().splitlines())
+    except FileNotFoundError:
+        return 0
+
+
 def main() -> None:
     ray.init(num_cpus=2, object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False)
     pipeline = Pipeline()
@@ -65,6 +103,7 @@ def main() -> None:
     assert ray.get(first.digest.remote()) != expected
     assert ray.get(second.digest.remote()) == expected
     assert digest(wrapper.load()) == expected
+    call_in_tasks(pipeline)
     ray.shutdown()
     print(f"ray-zerocopy {ray_zerocopy.__version__}: Python {sys.version.split()[0]}, torch {torch.__version__}, "
           f"ray {ray.__version__}: {mode}")  # fmt: skip
