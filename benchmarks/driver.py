@@ -21,7 +21,7 @@ from measure import Peak, available, clock, copy_time, repeat, warm_store
 from ways import WAYS
 from worker import Actor, Batches, Toucher
 
-RESERVE = 1 << 30  # bytes of the machine's memory that are left alone
+RESERVE = 2 << 30  # bytes of memory that are left alone; Ray ends workers when 5% are left
 BATCH = 16  # rows
 SETTLED = 1 << 20  # bytes that do not count as use of the store
 
@@ -200,6 +200,15 @@ def too_large(way: str, size: int, workers: int, built: bool) -> str | None:
     return f"needs {needed / 1e9:.1f} GB of memory beside the store, {left / 1e9:.1f} GB are left"
 
 
+def attempt(driver: Driver, job: dict[str, Any], way: str) -> dict[str, Any]:
+    """A step's figures, or why there are none. A function, so that a failure's traceback keeps nothing in the store."""
+    try:
+        return getattr(driver, job["step"])(way, **job["options"])
+    except Exception as failure:
+        cause = failure.cause if isinstance(failure, ray.exceptions.RayTaskError) else failure
+        return {"failed": f"{type(cause).__name__}: {cause}".splitlines()[0][:300]}
+
+
 def main() -> None:
     """Do a job: ``{"step": "table", "models": [...], "ways": [...], "folder": ..., "options": {...}}``."""
     job = json.loads(sys.argv[1])
@@ -221,11 +230,7 @@ def main() -> None:
                 result = {"skipped": reason}
             else:
                 driver = driver or Driver(name, Path(job["folder"]))
-                try:
-                    result = getattr(driver, job["step"])(way, **job["options"])
-                except Exception as failure:
-                    cause = failure.cause if isinstance(failure, ray.exceptions.RayTaskError) else failure
-                    result = {"failed": f"{type(cause).__name__}: {cause}".splitlines()[0][:300]}
+                result = attempt(driver, job, way)
                 settle()
             print(json.dumps({"name": name, "way": way, "result": result}), file=report)
     ray.shutdown()

@@ -201,7 +201,7 @@ def main() -> None:
     path = options.output / "result.json"
     facts = {**machine.facts(), "plan": options.plan, "seconds": 0, "steps_left_out": 0}
     steps: Results = {step: {} for step in STEPS}
-    room = min(shutil.disk_usage("/dev/shm").free, available() - (2 << 30))
+    room = min(shutil.disk_usage("/dev/shm").free, available() - (3 << 30))
     grown, skipped = fitting(plan.growth if "growth" in options.steps else [], room)
     rest = range(1, max(plan.rounds.values()))
     jobs = [*table_jobs(plan, ways, [0]), *other_jobs(plan, ways), *growth_jobs(plan, ways, grown)]
