@@ -597,7 +597,8 @@ def test_inside_tasks_and_actors(cluster, wrapped, pipeline, x):
     result, config, two = ray.get(task.remote(wrapped, x))
     assert torch.equal(result, pipeline(x))
     assert (config, two) == ({"temperature": 0.5}, 2)
-    result, three = ray.get(Actor.options(num_cpus=0).remote(wrapped).call.remote(x))
+    actor = Actor.options(num_cpus=0).remote(wrapped)
+    result, three = ray.get(actor.call.remote(x))
     assert torch.equal(result, pipeline.encoder(x))
     assert three == 3
 
