@@ -151,6 +151,7 @@ class Method:
 
     def map(self, *iterables: Iterable[Any], max_in_flight: int | None = None, progress: bool = False) -> Iterator[Any]:
         """Call the method for every item, several calls at once; see `StandIn.map`."""
+        store.require_ray(f"Calling {self.__qualname__}")
         if max_in_flight is None:
             cpus = self._target.options.get("num_cpus", 1)
             max_in_flight = max(2, round(2 * ray.cluster_resources().get("CPU", 1) / (cpus or 1)))
