@@ -48,7 +48,7 @@ def facts() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gb": round(int(line("/proc/meminfo", "MemTotal").split()[0]) * 1024 / 1e9, 1),
         "shared_memory_gb": round(shutil.disk_usage("/dev/shm").total / 1e9, 1),
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
         "huge_pages_shmem": chosen("/sys/kernel/mm/transparent_hugepage/shmem_enabled"),
         "load_before": round(os.getloadavg()[0], 2),
         "versions": versions(),
