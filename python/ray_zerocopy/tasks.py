@@ -133,7 +133,7 @@ class Method:
         """
         store.require_ray(f"Calling {self.__qualname__}")
         try:
-            return self._task.remote(self._target.image, self._call, *args, **kwargs)
+            return self._target.task(self._name).remote(self._target.image, self._call, *args, **kwargs)
         except Exception as cause:
             for label, value in [*enumerate(args), *kwargs.items()]:
                 try:
@@ -192,17 +192,9 @@ class Method:
                 raise store.lost(cause) from cause
             raise
 
-    @functools.cached_property
+    @property
     def _call(self) -> Call:
         return self._target.image.binary(), self._target.path, self._name, self._target.fresh
-
-    @functools.cached_property
-    def _task(self) -> Any:
-        options, described = self._target.options, self._target.interface
-        returns = options.get("num_returns", "streaming" if self._name in described.generators else 1)
-        task = _streaming_task if returns in ("streaming", "dynamic") else _task
-        name = described.class_name if self._name == CALL else self.__qualname__
-        return task.options(**{"name": name, "num_returns": returns, **options})
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -241,6 +233,18 @@ class _Target:
     fresh: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     lease: kept.Lease | None = None
+    tasks: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def task(self, method: str) -> Any:
+        """The Ray task that calls a method: made once, which takes longer than all else that a call does here."""
+        task = self.tasks.get(method)
+        if task is None:
+            described = self.interface
+            returns = self.options.get("num_returns", "streaming" if method in described.generators else 1)
+            kind = _streaming_task if returns in ("streaming", "dynamic") else _task
+            name = described.class_name if method == CALL else f"{described.class_name}.{method}"
+            task = self.tasks[method] = kind.options(**{"name": name, "num_returns": returns, **self.options})
+        return task
 
     def having(self, fresh: bool | None, options: dict[str, Any]) -> _Target:
         merged = {**self.options, **options}
