@@ -95,7 +95,15 @@ class ImageLostError(RayZeroCopyError, RuntimeError):
 
 
 class ClassNotFoundError(RayZeroCopyError, ImportError):
-    """A class, function or TorchScript operator of the pipeline is not to be had in this process."""
+    """A class, function or operator of the pipeline is not to be had in this process."""
+
+    @classmethod
+    def unregistered(cls, user: str, name: str, library: str) -> ClassNotFoundError:
+        """For what exists as soon as the library that registers it has been imported."""
+        return cls(
+            f"the {user} uses {name!r}, which is not registered in this process: import the library that brings it "
+            f"({library!r}, by its name) in the worker before load()"
+        )
 
 
 class ImageError(RayZeroCopyError, ValueError):

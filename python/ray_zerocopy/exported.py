@@ -75,10 +75,7 @@ def _program(
         unknown = _unregistered(cause)
         if unknown is None:
             raise
-        raise errors.ClassNotFoundError(
-            f"the exported program uses {unknown!r}, which is not registered in this process: import the library that "
-            f"brings it ({unknown.split('.')[0]!r}, by its name) in the worker before load()"
-        ) from cause
+        raise errors.ClassNotFoundError.unregistered("exported program", unknown, unknown.split(".")[0]) from cause
     return program
 
 

@@ -74,10 +74,7 @@ def _script_module(archive: np.ndarray[Any, Any], storages: list[UntypedStorage]
         if unknown is None:
             raise
         library = unknown[1].removeprefix("__torch__.torch.classes.").split(":")[0].split(".")[0]
-        raise errors.ClassNotFoundError(
-            f"the TorchScript module uses {unknown[1]!r}, which is not registered in this process: import the library "
-            f"that brings it ({library!r}, by its name) in the worker before load()"
-        ) from cause
+        raise errors.ClassNotFoundError.unregistered("TorchScript module", unknown[1], library) from cause
     wrapped: torch.jit.ScriptModule = torch.jit._recursive.wrap_cpp_module(module)
     return wrapped
 
