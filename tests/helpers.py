@@ -14,6 +14,8 @@ from typing import Any
 
 import ray
 
+from ray_zerocopy import errors
+
 HERE = Path(__file__).parent
 
 
@@ -36,6 +38,15 @@ class Worker:
     def drop(self, name: str) -> None:
         del self.kept[name]
         gc.collect()
+
+
+def class_not_found(wrapper: Any) -> str | None:
+    """What a load says is missing in the process where this runs."""
+    try:
+        wrapper.load()
+    except errors.ClassNotFoundError as error:
+        return str(error)
+    return None
 
 
 def private_bytes(address: int, length: int) -> int:

@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 import zoo
 from compare import assert_same
-from helpers import Worker, mappings, private_bytes, run_script, settles, store_mappings, store_used
+from helpers import Worker, class_not_found, mappings, private_bytes, run_script, settles, store_mappings, store_used
 from ray_zerocopy import ModelWrapper, errors, image, pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(isinstance|treespec|LeafSpec).*:FutureWarning")
@@ -499,13 +499,7 @@ def test_what_the_worker_has_not_registered_is_named_with_its_library(cluster, t
     wrapper = ModelWrapper.from_model(program)
     actor = Worker.options(num_cpus=0).remote()
 
-    def load(wrapper):
-        try:
-            wrapper.load()
-        except errors.ClassNotFoundError as error:
-            return str(error)
-
-    found = ray.get(actor.run.remote(load, wrapper))
+    found = ray.get(actor.run.remote(class_not_found, wrapper))
     assert "rzc_operators.double" in found
     assert "('rzc_operators', by its name)" in found
 
@@ -525,13 +519,7 @@ def test_an_output_type_that_is_not_registered_is_named(cluster):
     wrapper = ModelWrapper.from_model(exported(Triples, torch.ones(3))())
     actor = Worker.options(num_cpus=0).remote()
 
-    def load(wrapper):
-        try:
-            wrapper.load()
-        except errors.ClassNotFoundError as error:
-            return str(error)
-
-    found = ray.get(actor.run.remote(load, wrapper))
+    found = ray.get(actor.run.remote(class_not_found, wrapper))
     assert f"{name!r}, which is not registered" in found
     ray.kill(actor)
 

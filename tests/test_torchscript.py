@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import zoo
-from helpers import Worker, mappings, private_bytes, store_mappings
+from helpers import Worker, class_not_found, mappings, private_bytes, store_mappings
 from ray_zerocopy import JITActorWrapper, JITModelWrapper, ModelWrapper, errors
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
@@ -451,13 +451,7 @@ def test_an_operator_that_the_worker_does_not_know_is_named_with_its_library(clu
     wrapper = JITActorWrapper(quiet(lambda: torch.jit.script(Boxes())))
     actor = Worker.options(num_cpus=0).remote()
 
-    def load(wrapper):
-        try:
-            wrapper.load()
-        except errors.ClassNotFoundError as error:
-            return str(error)
-
-    text = ray.get(actor.run.remote(load, wrapper))
+    text = ray.get(actor.run.remote(class_not_found, wrapper))
     assert "torchvision::nms" in text
     assert "'torchvision'" in text
 
