@@ -23,6 +23,7 @@ from tqdm import tqdm
 import models
 import report
 from measure import STEP
+from plots import good
 from run import ROOM, Job, cluster, grouped, run
 
 WAYS = ["ours", "flag"]
@@ -72,9 +73,7 @@ def main() -> None:
                         job = Job("table", options.models, group, {"actors": 2, "puts": 2})
                         run(job, address, Path(folder), Path(folder, "drivers.log"), found[name], progress)
     for model in options.models:
-        columns = {
-            f"{report.title(way)}, {name}": report.good(found[name][model][way]) for way in WAYS for name in STORES
-        }
+        columns = {f"{report.title(way)}, {name}": good(found[name][model][way]) for way in WAYS for name in STORES}
         rows = []
         for row in ("first load, ms", "first forward, ms", "steady forward, ms", "load + first forward, ms"):
             figure, digits = report.ROWS[row]

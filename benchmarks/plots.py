@@ -22,6 +22,7 @@ COLORS = {
 
 
 def good(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rounds that have figures."""
     return [r for r in rounds if "failed" not in r and "skipped" not in r]
 
 

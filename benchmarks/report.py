@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 import plots
+from plots import good
 from ways import WAYS
 
 Rounds = list[dict[str, Any]]
@@ -57,11 +58,6 @@ def spread(numbers: list[float], digits: int) -> str:
     """Median, and in brackets the least and the most."""
     middle = f"{median(numbers):.{digits}f}"
     return f"{middle} ({min(numbers):.{digits}f}-{max(numbers):.{digits}f})" if len(numbers) > 1 else middle
-
-
-def good(rounds: Rounds) -> Rounds:
-    """The rounds that have figures."""
-    return [r for r in rounds if "failed" not in r and "skipped" not in r]
 
 
 def lines(head: list[str], rows: list[list[str]]) -> str:

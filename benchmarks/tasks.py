@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from measure import clock, warm_store
 from ray_zerocopy import ModelWrapper
+from report import spread
 
 WORKERS = 2
 held: dict[int, torch.nn.Module] = {}
@@ -116,15 +117,13 @@ def main() -> None:
         print(f"\n{width} wide; one forward in this process takes {1e3 * forward:.2f} ms\n\n| | ms |\n|---|---|")
         for name, seconds in figures.items():
             if seconds:
-                low, high = 1e3 * min(seconds), 1e3 * max(seconds)
-                print(f"| {name} | {1e3 * median(seconds):.2f} ({low:.2f}-{high:.2f}) |")
+                print(f"| {name} | {spread([1e3 * s for s in seconds], 2)} |")
         del each
         time.sleep(2)
     results["first call in a fresh worker"] = first_calls(options.rounds)
     print("\n| first call in a fresh worker, 537 MB | ms |\n|---|---|")
     for name, seconds in results["first call in a fresh worker"].items():
-        low, high = 1e3 * min(seconds), 1e3 * max(seconds)
-        print(f"| {name} | {1e3 * median(seconds):.0f} ({low:.0f}-{high:.0f}) |")
+        print(f"| {name} | {spread([1e3 * s for s in seconds], 0)} |")
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
     ray.shutdown()
