@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
+import pickle
 import struct
 import zlib
 from pathlib import Path
@@ -203,3 +205,52 @@ def test_building_copies_nothing_but_the_small_blocks():
     own = [part for part in built.parts if part.ctypes.data not in weights]
     assert len(own) == len(built.parts) - 2
     assert sum(part.nbytes for part in own) < 16384
+
+
+class Stubborn:
+    """Cannot be loaded."""
+
+    def __getstate__(self) -> str:
+        return "no"
+
+    def __setstate__(self, state: str) -> None:
+        raise ValueError(state)
+
+
+def collected_during(action) -> int:
+    """How often the garbage collector runs meanwhile."""
+    runs: list[str] = []
+
+    def note(phase: str, info: dict) -> None:
+        runs.append(phase)
+
+    gc.callbacks.append(note)
+    try:
+        action()
+    finally:
+        gc.callbacks.remove(note)
+    return runs.count("start")
+
+
+def test_the_garbage_collector_rests_while_an_image_is_made_or_loaded_and_only_then():
+    model = torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(500)))
+    memory = written(model)
+    assert collected_during(lambda: pickle.loads(pickle.dumps(model))) > 2  # what it would do
+    for action in (lambda: image.build(model, "model", []), lambda: image.load(memory, [])):
+        gc.collect(0)
+        assert collected_during(action) <= 1  # once it is allowed to again
+        assert gc.isenabled()
+    stubborn = written(Stubborn())
+    with pytest.raises(ValueError, match="no"):
+        image.load(stubborn, [])
+    assert gc.isenabled()
+
+
+def test_a_garbage_collector_that_was_off_stays_off():
+    memory = written(zoo.tied_weights())
+    gc.disable()
+    try:
+        image.load(memory, [])
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

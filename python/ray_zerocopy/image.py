@@ -6,9 +6,11 @@ image is loaded. The weights themselves are never touched here: they go from whe
 
 from __future__ import annotations
 
+import gc
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +45,25 @@ class Image:
     owners: list[Any]
 
 
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Keep Python's cyclic garbage collector from running.
+
+    A model is thousands of objects made in one go, none of which is garbage yet. The collector would run every 700 of
+    them (gc.get_threshold()), now and then over everything in the process, which takes longer than all the rest of a
+    load. After the pause it runs once for all of them.
+    """
+    if not gc.isenabled():  # by the user, or by another thread that is in here
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@_collector_paused()
 def build(root: Any, name: str, named: Iterable[tuple[str, torch.Tensor, bool]]) -> Image:
     """Make the image of an object, without copying any large block of bytes.
 
@@ -90,6 +111,7 @@ def build(root: Any, name: str, named: Iterable[tuple[str, torch.Tensor, bool]])
     return Image(views, parts.carried, size + end, parts.owners)
 
 
+@_collector_paused()
 def load(memory: Bytes, carried: list[Any]) -> Any:
     """Rebuild the object of an image over its memory, which stays alive as long as a tensor of the object does.
 

@@ -211,7 +211,7 @@ def _itself(item: Any) -> Any:
 
 def _reduce_module(module: torch.nn.Module, known: dict[Any, _Fields]) -> Any:
     cls = type(module)
-    if parametrize.is_parametrized(module) and cls.__name__.startswith("Parametrized"):
+    if cls.__name__.startswith("Parametrized") and parametrize.is_parametrized(module):
         # torch refuses to pickle these, since their class is made at run time: make it again
         state = dict(module.__dict__)
         names = list(cast(torch.nn.ModuleDict, module.parametrizations))
