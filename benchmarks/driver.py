@@ -17,7 +17,7 @@ import ray
 import torch
 
 import models
-from measure import Peak, available, clock, copy_time, repeat, warm_store
+from measure import Peak, available, calm, clock, copy_time, repeat, warm_store
 from ways import WAYS
 from worker import Actor, Batches, Toucher
 
@@ -58,11 +58,12 @@ class Driver:
         return WAYS[way].code.put(self.model, self.name, self.folder)
 
     def actors(self, way: str, count: int, threads: int) -> list[Any]:
-        """Workers that have imported everything."""
+        """Workers that have imported everything, on a machine that has come to rest."""
         actors = [Actor.remote(way, self.name, threads) for _ in range(count)]
         versions = set(ray.get([actor.ready.remote() for actor in actors]))
         if (way == "old") != (versions == {"0.2.0"}):
             raise RuntimeError(f"the workers have ray-zerocopy {versions}, which is the wrong one for {way!r}")
+        calm()
         return actors
 
     def table(self, way: str, actors: int, puts: int) -> dict[str, Any]:
@@ -123,6 +124,7 @@ class Driver:
             put_times.append(seconds)
         worker = Toucher.remote()
         ray.get(worker.ready.remote())
+        calm()
         result = ray.get(worker.get.remote(put))
         ray.kill(worker)
         return {"size": self.size, "memcpy": copy_time(self.model), "put": put_times, **result}
@@ -219,6 +221,7 @@ def main() -> None:
     ray.init(log_to_driver=False, runtime_env={"env_vars": environment})
     warm_store()
     settle()
+    calm()
     workers = max(job["options"].get("groups", [job["options"].get("actors", job["options"].get("pool"))]))
     for name in job["models"]:
         driver = None

@@ -56,6 +56,26 @@ def available() -> int:
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
 
 
+def calm(limit: float = 20) -> None:
+    """Wait until nearly nothing runs on this machine; Ray starts workers ahead for some time, and they import.
+
+    Whoever was measured first would pay for it.
+    """
+
+    def ticks() -> tuple[int, int]:
+        with open("/proc/stat") as lines:
+            used = [int(number) for number in next(lines).split()[1:9]]
+        return used[3] + used[4], sum(used)  # idle and waiting for a disk; all
+
+    end = time.monotonic() + limit
+    quiet = False
+    while not quiet and time.monotonic() < end:
+        idle, total = ticks()
+        time.sleep(0.5)
+        idle_now, total_now = ticks()
+        quiet = idle_now - idle >= 0.95 * (total_now - total)
+
+
 def warm_store() -> None:
     """Write to every page of the store, from this process.
 
