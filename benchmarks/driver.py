@@ -7,6 +7,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -151,19 +152,27 @@ class Driver:
         """Groups of fresh workers that are told at once to load and run: time to the outputs, and memory."""
         put, results = self.put(way), {}
         for count in groups:
-            workers = self.actors(way, count, threads=1)
+            try:
+                results[str(count)] = self.group(way, put, count)
+            except Exception as failure:  # smaller groups have their figures
+                results[str(count)] = {"failed": explained(failure)}
+        return {"size": self.size, "shared": WAYS[way].shared, "groups": results}
+
+    def group(self, way: str, put: Any, count: int) -> dict[str, Any]:
+        """One of these groups."""
+        workers = self.actors(way, count, threads=1)
+        try:
             begin = time.monotonic()
             answers = ray.get([worker.start.remote(put) for worker in workers])
-            results[str(count)] = {
-                "first": min(answer["done"] for answer in answers) - begin,
-                "all": max(answer["done"] for answer in answers) - begin,
-                "private": sum(answer["private"] for answer in answers),
-                "output": self.compare([answer["output"] for answer in answers], threads=1),
-            }
-            del answers
+        finally:
             for worker in workers:
                 ray.kill(worker)
-        return {"size": self.size, "shared": WAYS[way].shared, "groups": results}
+        return {
+            "first": min(answer["done"] for answer in answers) - begin,
+            "all": max(answer["done"] for answer in answers) - begin,
+            "private": sum(answer["private"] for answer in answers),
+            "output": self.compare([answer["output"] for answer in answers], threads=1),
+        }
 
     def data(self, way: str, rows: int, pool: int) -> dict[str, Any]:
         """A Ray Data job of its own: workers start, import, load, and run the model over all rows."""
@@ -205,10 +214,18 @@ def too_large(way: str, size: int, workers: int, built: bool) -> str | None:
 def attempt(driver: Driver, job: dict[str, Any], way: str) -> dict[str, Any]:
     """A step's figures, or why there are none. A function, so that a failure's traceback keeps nothing in the store."""
     try:
+        if way in WAYS:
+            WAYS[way].code.prepare()
         return getattr(driver, job["step"])(way, **job["options"])
     except Exception as failure:
-        cause = failure.cause if isinstance(failure, ray.exceptions.RayTaskError) else failure
-        return {"failed": f"{type(cause).__name__}: {cause}".splitlines()[0][:300]}
+        return {"failed": explained(failure)}
+
+
+def explained(failure: Exception) -> str:
+    """A failure in a line."""
+    cause = failure.cause if isinstance(failure, ray.exceptions.RayTaskError) else failure
+    text = f"{type(cause).__name__}: {cause}".splitlines()[0][:300]
+    return re.sub(r" \(IP: [^)]*\)", "", text)
 
 
 def main() -> None:

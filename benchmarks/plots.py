@@ -26,6 +26,11 @@ def good(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [r for r in rounds if "failed" not in r and "skipped" not in r]
 
 
+def groups(rounds: list[dict[str, Any]], count: str) -> list[dict[str, Any]]:
+    """Figures of so many workers that started at once."""
+    return good([r["groups"][count] for r in rounds])
+
+
 def style(way: str) -> dict[str, Any]:
     """Ours is broad and lies below, so that the lines which coincide with it can be seen."""
     ours = way == "ours"
@@ -38,15 +43,16 @@ def style(way: str) -> dict[str, Any]:
 def memory(by_way: dict[str, list[dict[str, Any]]]) -> Any:
     """All that a node needs: private memory of the actors, and the one copy that they share."""
     figure, axes = plt.subplots(figsize=(7, 4.2))
-    for way, rounds in by_way.items():
-        if found := good(rounds):
-            counts = list(found[0]["groups"])
-            once = 0 if way == "build" else found[0]["size"]  # in the store, or the file's pages
-            totals = [(once + median(r["groups"][n]["private"] for r in found)) / 1e9 for n in counts]
-            axes.plot([int(n) for n in counts], totals, **style(way))
+    measured = {way: good(rounds) for way, rounds in by_way.items() if good(rounds)}
+    some = next(iter(measured.values()))[0]
+    for way, found in measured.items():
+        counts = [count for count in some["groups"] if groups(found, count)]
+        once = 0 if way == "build" else some["size"]  # in the store, or the file's pages
+        totals = [(once + median(g["private"] for g in groups(found, n))) / 1e9 for n in counts]
+        axes.plot([int(n) for n in counts], totals, **style(way))
     axes.set(
-        xlabel="actors on one node", ylabel="memory, GB", ylim=0, xticks=[int(n) for n in counts],
-        title=f"What N actors with a model of {found[0]['size'] / 1e6:.0f} MB need",
+        xlabel="actors on one node", ylabel="memory, GB", ylim=0, xticks=[int(n) for n in some["groups"]],
+        title=f"What N actors with a model of {some['size'] / 1e6:.0f} MB need",
     )  # fmt: skip
     axes.legend(frameon=False)
     return figure

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 import plots
-from plots import good
+from plots import good, groups
 from ways import WAYS
 
 Rounds = list[dict[str, Any]]
@@ -118,7 +118,7 @@ def scale_table(by_way: dict[str, Rounds]) -> str:
         ("all outputs, s", "all", 1, 2),
     ):
         for count in counts:
-            cells = {way: [scale * r["groups"][count][key] for r in rounds] for way, rounds in ways.items()}
+            cells = {way: [scale * group[key] for group in groups(rounds, count)] for way, rounds in ways.items()}
             rows.append([f"{text}, {count} actors", *best(cells, digits)])
     return lines(["", *map(title, ways)], rows)
 
@@ -154,7 +154,8 @@ def troubles(result: dict[str, Any]) -> list[str]:
     for step, by_model in result["steps"].items():
         for name, by_way in by_model.items():
             for way, rounds in by_way.items():
-                reasons = {r.get("failed") or r.get("skipped") for r in rounds} - {None}
+                inner = [g for r in rounds for g in r.get("groups", {}).values()]
+                reasons = {r.get("failed") or r.get("skipped") for r in [*rounds, *inner]} - {None}
                 shown = title(way) if way in WAYS else way
                 found += [f"{step}, {name}, {shown}: {reason}" for reason in sorted(reasons)]
     return found
