@@ -106,6 +106,12 @@ def test_the_core_gives_the_index_that_a_stranger_reads():
     assert json.loads(core.index(memory.ctypes.data, memory.nbytes))["tensors"] == described
 
 
+@pytest.mark.parametrize("name", zoo.ZOO)
+def test_the_core_accepts_every_index(name):
+    memory = written(zoo.ZOO[name]()[0])
+    core.index(memory.ctypes.data, memory.nbytes)
+
+
 def test_every_byte_of_the_head_is_guarded():
     """Each byte of header, tables, skeleton and index changed in turn: always the typed error, never a crash."""
     memory = golden()
@@ -205,6 +211,23 @@ def test_building_copies_nothing_but_the_small_blocks():
     own = [part for part in built.parts if part.ctypes.data not in weights]
     assert len(own) == len(built.parts) - 2
     assert sum(part.nbytes for part in own) < 16384
+
+
+class Completed(torch.nn.Linear):
+    """Completes the state that it is given, as torch's convolutions do; here by a note of what that was."""
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self.given = [(name, type(value), bool(value)) for name, value in state.items() if "hooks" in name]
+
+
+def test_a_class_with_a_setstate_of_its_own_is_given_what_pickle_gives_it():
+    model = Completed(2, 2)
+    model.register_forward_hook(print)
+    loaded, pickled = image.load(written(model), []), pickle.loads(pickle.dumps(model))
+    assert len(loaded.given) > 9
+    assert loaded.given == pickled.given
+    assert_same(pickled, loaded)
 
 
 class Stubborn:

@@ -5,8 +5,9 @@ import (
 	"math"
 )
 
-// EncodeHead writes the head of an image to dst, which has to be HeadSize bytes long. Everything that a reader
-// checks is checked here as well, so that a mistake shows where it is made and not on another machine.
+// EncodeHead writes the head of an image to dst, which has to be HeadSize bytes long. Everything that Check checks is
+// checked here as well, so that a mistake shows where it is made and not on another machine. The index is taken as it
+// is: reading it back would take a fifth of the time that Python needs to make an image.
 func EncodeHead(dst []byte, segments, blocks []Range, skeleton, index []byte) error {
 	size, err := HeadSize(len(segments), len(blocks), int64(len(skeleton)), int64(len(index)))
 	if err != nil {
@@ -18,9 +19,6 @@ func EncodeHead(dst []byte, segments, blocks []Range, skeleton, index []byte) er
 	data, err := dataSize(segments)
 	if err == nil {
 		err = checkBlocks(blocks, segments)
-	}
-	if err == nil {
-		_, err = readIndex(index, segments)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInput, err)

@@ -92,31 +92,26 @@ func TestEncodeRefusesWhatAReaderWould(t *testing.T) {
 	index := []byte(`{"tensors":[]}`)
 	for name, test := range map[string]struct {
 		segments, blocks []Range
-		index            []byte
 	}{
-		"empty segment":               {[]Range{{0, 0}}, nil, index},
-		"first segment not at 0":      {[]Range{{64, 1}}, nil, index},
-		"gap between segments":        {[]Range{{0, 1}, {128, 1}}, nil, index},
-		"segments overlap":            {[]Range{{0, 100}, {64, 1}}, nil, index},
-		"segments overflow":           {[]Range{{0, math.MaxInt64}}, nil, index},
-		"data and head overflow":      {[]Range{{0, math.MaxInt64 - 64}}, nil, index},
-		"block without segments":      {nil, []Range{{0, 1}}, index},
-		"block across segments":       {[]Range{{0, 64}, {64, 64}}, []Range{{32, 64}}, index},
-		"block between segments":      {[]Range{{0, 1}, {64, 64}}, []Range{{2, 1}}, index},
-		"block past the end":          {[]Range{{0, 64}}, []Range{{0, 65}}, index},
-		"block overflow":              {[]Range{{0, 64}}, []Range{{63, math.MaxInt64}}, index},
-		"negative block":              {[]Range{{0, 64}}, []Range{{-1, 1}}, index},
-		"empty block not at 0":        {[]Range{{0, 64}}, []Range{{1, 0}}, index},
-		"no index":                    {nil, nil, nil},
-		"tensor outside its segment":  {nil, nil, sampleIndex},
-		"index is not an object":      {nil, nil, []byte(`[]`)},
-		"index of tensors with a key": {nil, nil, []byte(`{"tensors":[],"more":1}`)},
+		"empty segment":          {[]Range{{0, 0}}, nil},
+		"first segment not at 0": {[]Range{{64, 1}}, nil},
+		"gap between segments":   {[]Range{{0, 1}, {128, 1}}, nil},
+		"segments overlap":       {[]Range{{0, 100}, {64, 1}}, nil},
+		"segments overflow":      {[]Range{{0, math.MaxInt64}}, nil},
+		"data and head overflow": {[]Range{{0, math.MaxInt64 - 64}}, nil},
+		"block without segments": {nil, []Range{{0, 1}}},
+		"block across segments":  {[]Range{{0, 64}, {64, 64}}, []Range{{32, 64}}},
+		"block between segments": {[]Range{{0, 1}, {64, 64}}, []Range{{2, 1}}},
+		"block past the end":     {[]Range{{0, 64}}, []Range{{0, 65}}},
+		"block overflow":         {[]Range{{0, 64}}, []Range{{63, math.MaxInt64}}},
+		"negative block":         {[]Range{{0, 64}}, []Range{{-1, 1}}},
+		"empty block not at 0":   {[]Range{{0, 64}}, []Range{{1, 0}}},
 	} {
-		size, err := HeadSize(len(test.segments), len(test.blocks), 0, int64(len(test.index)))
+		size, err := HeadSize(len(test.segments), len(test.blocks), 0, int64(len(index)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := EncodeHead(make([]byte, size), test.segments, test.blocks, nil, test.index); !errors.Is(err, ErrInput) {
+		if err := EncodeHead(make([]byte, size), test.segments, test.blocks, nil, index); !errors.Is(err, ErrInput) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

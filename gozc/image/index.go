@@ -22,21 +22,13 @@ type Tensor struct {
 
 // DecodeIndex reads the index of a head that Check returned, and checks every tensor in it against the segments.
 func DecodeIndex(head Head) ([]Tensor, error) {
-	tensors, err := readIndex(head.Index, head.Segments)
+	tensors, err := parseIndex(head.Index)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
-	}
-	return tensors, nil
-}
-
-func readIndex(index []byte, segments []Range) ([]Tensor, error) {
-	tensors, err := parseIndex(index)
-	if err != nil {
-		return nil, fmt.Errorf("index: %w", err)
+		return nil, fmt.Errorf("%w: index: %w", ErrDamaged, err)
 	}
 	for i := range tensors {
-		if err := tensors[i].check(segments); err != nil {
-			return nil, fmt.Errorf("index: tensor %d (%q): %w", i, tensors[i].Name, err)
+		if err := tensors[i].check(head.Segments); err != nil {
+			return nil, fmt.Errorf("%w: index: tensor %d (%q): %w", ErrDamaged, i, tensors[i].Name, err)
 		}
 	}
 	return tensors, nil

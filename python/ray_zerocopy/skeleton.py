@@ -218,14 +218,13 @@ def _reduce_module(module: torch.nn.Module, known: dict[Any, _Fields]) -> Any:
         return _parametrized, (cls.__bases__[0],), (state, names), None, None, _set_parametrized_state
     if (
         cls.__getstate__ is not torch.nn.Module.__getstate__
-        or cls.__setstate__ is not torch.nn.Module.__setstate__
         or cls.__reduce_ex__ is not object.__reduce_ex__
         or cls.__reduce__ is not object.__reduce__
         or cls.__new__ is not object.__new__
         or "_backward_pre_hooks" not in module.__dict__  # made by an old torch: let __setstate__ complete it
     ):
         return NotImplemented
-    # What object.__reduce_ex__ and Module.__setstate__ would do, but for the ten empty dictionaries of hooks that every
+    # What object.__reduce_ex__ and the class's __setstate__ would do, but for the ten empty dictionaries of hooks that every
     # module has: they make up most of a pickled module tree, and are quicker made than unpickled.
     state = module.__getstate__()
     empty, values = [], []
@@ -236,7 +235,8 @@ def _reduce_module(module: torch.nn.Module, known: dict[Any, _Fields]) -> Any:
         values.append(value)
     kind = tuple(state), tuple(empty)
     fields = known.get(kind) or known.setdefault(kind, _Fields(*kind))
-    return copyreg.__newobj__, (cls,), (fields, tuple(values)), None, None, _set_state  # type: ignore[attr-defined]
+    set_state = _set_state if cls.__setstate__ is torch.nn.Module.__setstate__ else _set_state_by_class
+    return copyreg.__newobj__, (cls,), (fields, tuple(values)), None, None, set_state  # type: ignore[attr-defined]
 
 
 class _Fields:
@@ -258,6 +258,15 @@ def _set_state(module: torch.nn.Module, state: tuple[_Fields, tuple[Any, ...]]) 
     attributes.update(zip(fields.names, values))  # noqa: B905  of equal length; this runs for every module
     for name in fields.empty:
         attributes[name] = OrderedDict()
+
+
+def _set_state_by_class(module: torch.nn.Module, state: tuple[_Fields, tuple[Any, ...]]) -> None:
+    """For a class with a ``__setstate__`` of its own, such as torch's convolutions."""
+    fields, values = state
+    attributes = dict(zip(fields.names, values))  # noqa: B905
+    for name in fields.empty:
+        attributes[name] = OrderedDict()
+    module.__setstate__(attributes)
 
 
 def _parametrized(cls: type[torch.nn.Module]) -> torch.nn.Module:

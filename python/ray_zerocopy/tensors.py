@@ -66,9 +66,9 @@ def reduce(tensor: torch.Tensor, slot: Callable[[UntypedStorage, bool], StorageS
     Raises:
         OffCpuError: the tensor is neither in CPU memory nor on the meta device.
     """
-    if tensor.device.type not in ("cpu", "meta"):
-        raise OffCpuError(str(tensor.device))
     if not _is_plain(tensor):
+        if tensor.device.type not in ("cpu", "meta"):
+            raise OffCpuError(str(tensor.device))
         return _repaired(tensor.__reduce_ex__(pickle.HIGHEST_PROTOCOL))
     storage = tensor.untyped_storage()
     parameter = type(tensor) is torch.nn.Parameter
