@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ways import WAYS
 
 ALL = list(WAYS)
+GROWING = ["ours", "flag", "put"]
+MB = 10**6
 
 
 @dataclass
@@ -20,9 +22,9 @@ class Plan:
         groups: how many workers, each time fresh ones.
         rows: of the Ray Data job.
         growth: models for the growth with bytes and with tensors.
-        ways: that take part, by step.
         store: bytes of Ray's object store.
         minutes: after which nothing new begins; what comes last is further rounds of the main tables.
+        ways: that take part, by step; in the main tables it is all of them.
     """
 
     rounds: dict[str, int]
@@ -34,13 +36,8 @@ class Plan:
     growth: list[str]
     store: int
     minutes: float
-    scale_rounds: int = 1
-    data_rounds: int = 1
-    ways: dict[str, list[str]] = field(default_factory=lambda: {"scale": ALL, "data": ALL, "growth": GROWING})
+    ways: dict[str, list[str]]
 
-
-GROWING = ["ours", "flag", "put"]
-MB = 10**6
 
 PLANS = {
     "full": Plan(
@@ -48,14 +45,15 @@ PLANS = {
         actors=2,
         puts=3,
         scaled="encoder",
-        groups=[1, 2, 4, 8, 16],
+        groups=[1, 4, 16],
         rows=256,
         growth=[
-            *(f"layers:{size}:16" for size in (MB, 10 * MB, 100 * MB, 1000 * MB, 2000 * MB, 4000 * MB, 8000 * MB)),
-            *(f"layers:{100 * MB}:{count}" for count in (1, 100, 1000, 10000)),
+            *(f"layers:{size}:16" for size in (MB, 30 * MB, 500 * MB, 8000 * MB)),
+            *(f"layers:{100 * MB}:{count}" for count in (1, 100, 10000)),
         ],
         store=5 * 10**9,
-        minutes=34,
+        minutes=33,
+        ways={"scale": ALL, "data": ["ours", "flag", "put", "mmap"], "growth": GROWING},
     ),
     "quick": Plan(
         rounds={"bert-base": 1},

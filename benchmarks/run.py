@@ -105,15 +105,12 @@ def table_jobs(plan: Plan, ways: list[str], turns: Iterable[int]) -> list[Job]:
 
 def other_jobs(plan: Plan, ways: list[str]) -> list[Job]:
     """Many workers at once, and Ray Data."""
-    chosen = {step: [way for way in ways if way in wanted] for step, wanted in plan.ways.items()}
-    jobs = []
-    for turn in range(plan.scale_rounds):
-        options = {"groups": plan.groups}
-        jobs += [Job("scale", [plan.scaled], group, options) for group in grouped(chosen["scale"], turn)]
-    for turn in range(plan.data_rounds):
-        options = {"rows": plan.rows, "pool": 2}
-        jobs += [Job("data", [plan.scaled], group, options) for group in grouped(chosen["data"], turn)]
-    return jobs
+    options: dict[str, dict[str, Any]] = {"scale": {"groups": plan.groups}, "data": {"rows": plan.rows, "pool": 2}}
+    return [
+        Job(step, [plan.scaled], group, chosen)
+        for step, chosen in options.items()
+        for group in grouped([way for way in ways if way in plan.ways[step]])
+    ]
 
 
 def growth_jobs(plan: Plan, ways: list[str], names: list[str]) -> list[Job]:
