@@ -49,9 +49,9 @@ class Image:
 def _collector_paused() -> Iterator[None]:
     """Keep Python's cyclic garbage collector from running.
 
-    A model is thousands of objects made in one go, none of which is garbage yet. The collector would run every 700 of
-    them (gc.get_threshold()), now and then over everything in the process, which takes longer than all the rest of a
-    load. After the pause it runs once for all of them.
+    A model is thousands of objects made in one go, none of which is garbage yet. The collector would run every few
+    hundred of them (gc.get_threshold()), and now and then over everything in the process, which takes longer than all
+    the rest of a load. After the pause it runs once for all of them.
     """
     if not gc.isenabled():  # by the user, or by another thread that is in here
         yield
