@@ -224,8 +224,8 @@ def _reduce_module(module: torch.nn.Module, known: dict[Any, _Fields]) -> Any:
         or "_backward_pre_hooks" not in module.__dict__  # made by an old torch: let __setstate__ complete it
     ):
         return NotImplemented
-    # What object.__reduce_ex__ and the class's __setstate__ would do, but for the ten empty dictionaries of hooks that every
-    # module has: they make up most of a pickled module tree, and are quicker made than unpickled.
+    # What object.__reduce_ex__ and the class's __setstate__ would do, but for the ten empty dictionaries of hooks that
+    # every module has: they make up most of a pickled module tree, and are quicker made than unpickled.
     state = module.__getstate__()
     empty, values = [], []
     for name, value in state.items():
