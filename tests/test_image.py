@@ -256,7 +256,7 @@ def collected_during(action) -> int:
 
 
 def test_the_garbage_collector_rests_while_an_image_is_made_or_loaded_and_only_then():
-    model = torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(500)))
+    model = torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(1500)))
     memory = written(model)
     assert collected_during(lambda: pickle.loads(pickle.dumps(model))) > 2  # what it would do
     for action in (lambda: image.build(model, "model", []), lambda: image.load(memory, [])):
