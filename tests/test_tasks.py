@@ -100,6 +100,9 @@ class Pipeline:
         for i in range(count):
             yield i * i
 
+    def stream_of_another(self, count: int):
+        yield from range(count)
+
     async def wait_for(self, value: int) -> int:
         await asyncio.sleep(0.001)
         return value
@@ -340,6 +343,7 @@ class Runner:
 def test_methods_that_yield_stream(wrapped):
     assert list(wrapped.stream(4)) == [0, 1, 4, 9]
     assert [ray.get(reference) for reference in wrapped.stream.remote(3)] == [0, 1, 4]
+    assert list(wrapped.stream_of_another(3)) == [0, 1, 2]
     assert list(wrapped.stream_slowly(3)) == [0, 1, 2]
     elsewhere = pickle.loads(ray.cloudpickle.dumps(wrapped))
     assert list(elsewhere.stream(4)) == [0, 1, 4, 9]

@@ -445,7 +445,9 @@ def stream_call(incoming: Any, call: Call, /, *args: Any, **kwargs: Any) -> Iter
     """A task: one call of a method that yields."""
     try:
         items = _called(incoming, call, args, kwargs)
-        yield from _driven(items) if inspect.isasyncgen(items) else items
+        # Ray sends statistics in, which a `yield from` would pass on; the iterator of a range, say, cannot take them
+        for item in _driven(items) if inspect.isasyncgen(items) else items:  # noqa: UP028
+            yield item
     finally:
         _kept.finished(call[0])
 
