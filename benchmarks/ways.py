@@ -23,7 +23,7 @@ class Code(Protocol):
     """How a way puts and loads. ``name`` is the model's in `models`, ``folder`` a place for files."""
 
     def prepare(self) -> None:
-        """What a worker does before the clock starts."""
+        """What a worker or the driver does before the clock starts."""
 
     def put(self, model: Any, name: str, folder: Path) -> Any: ...
 

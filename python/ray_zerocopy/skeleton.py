@@ -250,22 +250,24 @@ class _Fields:
     def __reduce__(self) -> Any:
         return _Fields, (self.names, self.empty)
 
+    def fill(self, attributes: dict[str, Any], values: tuple[Any, ...]) -> None:
+        """Give a module's dictionary its attributes, in order."""
+        attributes.update(zip(self.names, values))  # noqa: B905  of equal length; this runs for every module
+        for name in self.empty:
+            attributes[name] = OrderedDict()
+
 
 def _set_state(module: torch.nn.Module, state: tuple[_Fields, tuple[Any, ...]]) -> None:
     fields, values = state
     # filled in place and in order: such dictionaries share their keys, and take half the memory and time
-    attributes = module.__dict__
-    attributes.update(zip(fields.names, values))  # noqa: B905  of equal length; this runs for every module
-    for name in fields.empty:
-        attributes[name] = OrderedDict()
+    fields.fill(module.__dict__, values)
 
 
 def _set_state_by_class(module: torch.nn.Module, state: tuple[_Fields, tuple[Any, ...]]) -> None:
     """For a class with a ``__setstate__`` of its own, such as torch's convolutions."""
     fields, values = state
-    attributes = dict(zip(fields.names, values))  # noqa: B905
-    for name in fields.empty:
-        attributes[name] = OrderedDict()
+    attributes: dict[str, Any] = {}
+    fields.fill(attributes, values)
     module.__setstate__(attributes)
 
 
