@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ray_zerocopy import image, pipeline
+from ray_zerocopy import image
+from ray_zerocopy.graph import pipeline
 
 FOLDER = Path(__file__).parent / "golden"
 

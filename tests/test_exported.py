@@ -24,7 +24,8 @@ from torch.utils import _pytree as pytree
 import zoo
 from compare import assert_same
 from helpers import Worker, class_not_found, mappings, private_bytes, run_script, settles, store_mappings, store_used
-from ray_zerocopy import ModelWrapper, errors, image, pipeline
+from ray_zerocopy import ModelWrapper, errors, image
+from ray_zerocopy.graph import pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(isinstance|treespec|LeafSpec).*:FutureWarning")
 

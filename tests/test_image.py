@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 import zoo
 from compare import assert_same
 from make_golden import aligned, example, written
-from ray_zerocopy import core, errors, image, pipeline
+from ray_zerocopy import core, errors, image
+from ray_zerocopy.graph import pipeline
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -1,10 +1,17 @@
 """Many Ray workers, one copy of the model."""
 
+from __future__ import annotations
+
+import importlib
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from . import errors
-from .store import huge_pages, isolation
-from .wrappers import JITActorWrapper, JITModelWrapper, JITTaskWrapper, ModelWrapper
+
+if TYPE_CHECKING:
+    from .jit import JITActorWrapper, JITModelWrapper, JITTaskWrapper
+    from .stores.node import huge_pages, isolation
+    from .wrappers import ModelWrapper
 
 __version__ = version("ray-zerocopy")
 
@@ -18,3 +25,26 @@ __all__ = [
     "huge_pages",
     "isolation",
 ]
+
+# Imported when they are asked for: parts of this package run in processes that have no use for torch, and torch takes
+# seconds and 200 MB.
+_HOMES = {
+    "JITActorWrapper": "jit",
+    "JITModelWrapper": "jit",
+    "JITTaskWrapper": "jit",
+    "ModelWrapper": "wrappers",
+    "huge_pages": "stores.node",
+    "isolation": "stores.node",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -17,9 +17,12 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from . import errors
+
+Bytes = npt.NDArray[np.uint8]
 
 COPY_ON_WRITE = 1
 READ_ONLY = 2
@@ -86,6 +89,19 @@ def _call(name: str, *arguments: int | str) -> Any:
 def address(array: npt.NDArray[Any]) -> int:
     """Where an array's first byte lies."""
     return int(array.__array_interface__["data"][0])
+
+
+class _Memory:
+    """Bytes at an address, for NumPy's array interface; ``owner`` keeps them alive."""
+
+    def __init__(self, address: int, length: int, owner: Any) -> None:
+        self.__array_interface__ = {"data": (address, False), "shape": (length,), "typestr": "|u1", "version": 3}
+        self.owner = owner
+
+
+def view(address: int, length: int, owner: Any) -> Bytes:
+    """A writable array over ``length`` bytes at ``address`` that keeps ``owner`` alive."""
+    return np.asarray(_Memory(address, length, owner))
 
 
 def plan(blocks: int, count: int, offsets: int, segments: int) -> int:

@@ -19,9 +19,9 @@ import numpy.typing as npt
 import torch
 from torch.nn.parameter import is_lazy
 
-from . import core, skeleton
-
-Bytes = npt.NDArray[np.uint8]
+from . import core
+from .core import Bytes
+from .graph import skeleton
 
 _HEADER = struct.Struct("<8sIIQQQQQQQQI44x")
 _TABLES = _HEADER.size  # the segment table starts here, the block table follows
@@ -102,7 +102,7 @@ def build(root: Any, name: str, named: Iterable[tuple[str, torch.Tensor, bool]])
     views = [head]
     for source, offset, length in segments.tolist():
         if source:
-            views.append(view(source, length, None))
+            views.append(core.view(source, length, None))
         else:
             packed = np.zeros(length, np.uint8)
             core.pack(core.address(blocks), count, core.address(offsets), offset, core.address(packed), length)
@@ -131,19 +131,6 @@ def load(memory: Bytes, carried: list[Any]) -> Any:
     data = whole[head_size:]
     parts = [data[offset : offset + size] for offset, size in zip(offsets, sizes, strict=True)]
     return skeleton.load(whole[start : start + length], parts, carried)
-
-
-class _Memory:
-    """Bytes at an address, for NumPy's array interface; ``owner`` keeps them alive."""
-
-    def __init__(self, address: int, length: int, owner: Any) -> None:
-        self.__array_interface__ = {"data": (address, False), "shape": (length,), "typestr": "|u1", "version": 3}
-        self.owner = owner
-
-
-def view(address: int, length: int, owner: Any) -> Bytes:
-    """A writable array over ``length`` bytes at ``address`` that keeps ``owner`` alive."""
-    return np.asarray(_Memory(address, length, owner))
 
 
 def _index(

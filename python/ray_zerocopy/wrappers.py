@@ -5,11 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar
 
 import ray
 
-from . import core, errors, image, kept, pipeline, store, tasks
+from . import core, errors, image
+from .graph import pipeline
+from .stores import connection, objects
+from .tasks import calls, kept, standin
 
 T = TypeVar("T")
 
@@ -31,7 +34,7 @@ class Outline:
 
     image: ray.ObjectRef[Any]
     class_name: str
-    interface: tasks.Interface | None = None
+    interface: standin.Interface | None = None
     lease: kept.Lease | None = field(default=None, compare=False, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -105,19 +108,19 @@ class ModelWrapper(Generic[T]):
             DeviceError: a tensor is not in CPU memory; the message has its path.
         """
         _require_mode(mode)
-        store.require_ray("Wrapping a model")
+        connection.require_ray("Wrapping a model")
         standalone = isinstance(model_or_pipeline, pipeline.Model)
         models = pipeline.models(model_or_pipeline, model_attr_names, private=mode == "task")
         _require_methods([model_or_pipeline, *models.values()], method_names or ())
         built = image.build(
             model_or_pipeline, "model" if standalone else "pipeline", pipeline.named_tensors(model_or_pipeline)
         )
-        reference = store.put(built.parts, built.carried, built.size)
+        reference = objects.put(built.parts, built.carried, built.size)
         wrapped = type(model_or_pipeline)
         if mode == "task":
-            described = tasks.interface(model_or_pipeline, method_names or ())
+            described = standin.interface(model_or_pipeline, method_names or ())
             outline = Outline(reference, wrapped.__qualname__, described, kept.Lease(reference.binary()))
-            chosen = method_names or (tasks.CALL,)
+            chosen = method_names or (calls.CALL,)
             info: ModelInfo = {
                 name: (reference, {method for method in chosen if hasattr(model, method)})
                 for name, model in models.items()
@@ -147,7 +150,7 @@ class ModelWrapper(Generic[T]):
             model_or_pipeline, method_names: as in `from_model`.
 
         Returns:
-            A `ray_zerocopy.tasks.StandIn`, which says more about ``remote``, ``options`` and ``map``.
+            A `ray_zerocopy.tasks.standin.StandIn`, which says more about ``remote``, ``options`` and ``map``.
 
         Raises:
             as `from_model`.
@@ -173,9 +176,9 @@ class ModelWrapper(Generic[T]):
         """
         outline = self._skeleton
         if outline.interface is not None:
-            made: T = tasks.stand_in(tasks.StandIn, outline.image, outline.interface, outline.lease)
+            made: T = standin.stand_in(standin.StandIn, outline.image, outline.interface, outline.lease)
             return made
-        memory, carried = store.get(outline.image)
+        memory, carried = objects.get(outline.image)
         loaded: T = image.load(memory, carried)
         if prefault:
             core.prefault(core.address(memory), memory.nbytes)
@@ -221,77 +224,6 @@ class ModelWrapper(Generic[T]):
         return f"{type(self).__name__}({self._skeleton.class_name}, mode={self._mode!r}, models=[{names}])"
 
 
-class JITModelWrapper(ModelWrapper[T]):
-    """`ModelWrapper` for TorchScript: a ScriptModule, or a pipeline that holds one.
-
-    `ModelWrapper` takes TorchScript modules too, alone or beside eager ones; this class is for code that wants to be
-    told when there is none.
-    """
-
-    @classmethod
-    def from_model(
-        cls,
-        model_or_pipeline: T,
-        mode: Mode = "actor",
-        model_attr_names: Sequence[str] | None = None,
-        method_names: Sequence[str] | None = None,
-    ) -> JITModelWrapper[T]:
-        """As `ModelWrapper.from_model`.
-
-        Raises:
-            TypeError: nothing in the pipeline is a TorchScript module.
-        """
-        if not pipeline.has_torchscript(model_or_pipeline):
-            raise TypeError(
-                f"this {type(model_or_pipeline).__qualname__} is not, and does not hold, a TorchScript module "
-                "(torch.jit.script, torch.jit.trace, torch.jit.load); use ModelWrapper for eager models"
-            )
-        wrapper = super().from_model(model_or_pipeline, mode, model_attr_names, method_names)
-        return cast("JITModelWrapper[T]", wrapper)
-
-
-class JITActorWrapper(JITModelWrapper[T]):
-    """A TorchScript module, or a pipeline that holds one, for Ray actors: wrapped in the driver, loaded in each actor.
-
-    Example:
-        >>> wrapper = JITActorWrapper(torch.jit.trace(pipeline, example))
-        >>> pipeline = wrapper.load()  # in an actor
-    """
-
-    def __init__(self, pipeline_or_script_module: T, model_attr_names: Sequence[str] | None = None) -> None:
-        """Put it into the object store; arguments and errors as in `JITModelWrapper.from_model`."""
-        made = JITModelWrapper.from_model(pipeline_or_script_module, "actor", model_attr_names)
-        self.__dict__.update(made.__dict__)
-
-    @property
-    def constructor_kwargs(self) -> dict[str, Any]:
-        """What an actor's constructor needs: ``pipeline_skeleton`` and ``model_refs``.
-
-        ``JITModelWrapper.deserialize(pipeline_skeleton, model_refs)`` makes a wrapper of them.
-        """
-        return {"pipeline_skeleton": self._skeleton, "model_refs": self.model_refs}
-
-
-class JITTaskWrapper(tasks.StandIn):
-    """A TorchScript module, or a pipeline that holds one, for Ray tasks: what `ModelWrapper.for_tasks` gives.
-
-    Example:
-        >>> wrapped = JITTaskWrapper(torch.jit.trace(pipeline, example))
-        >>> result = wrapped(data)  # one Ray task
-    """
-
-    __slots__ = ()
-
-    def __new__(
-        cls, pipeline_or_script_module: Any, method_names: Sequence[str] = ("__call__", "forward")
-    ) -> JITTaskWrapper:
-        """Put it into the object store; arguments and errors as in `JITModelWrapper.from_model`."""
-        outline = JITModelWrapper.from_model(pipeline_or_script_module, "task", method_names=method_names)._skeleton
-        assert outline.interface is not None
-        made: JITTaskWrapper = tasks.stand_in(cls, outline.image, outline.interface, outline.lease)
-        return made
-
-
 def _restored(
     cls: type[ModelWrapper[T]], skeleton: Outline, model_info: ModelInfo, is_standalone_module: bool, mode: Mode
 ) -> ModelWrapper[T]:
@@ -309,7 +241,7 @@ def _require_mode(mode: object) -> None:
 
 def _require_methods(parts: Sequence[Any], names: Sequence[str]) -> None:
     for name in names:
-        if name not in (tasks.CALL, "forward") and not any(callable(getattr(part, name, None)) for part in parts):
+        if name not in (calls.CALL, "forward") and not any(callable(getattr(part, name, None)) for part in parts):
             raise errors.NotAMethodError(
                 f"method_names has {name!r}, which is a method neither of this {type(parts[0]).__qualname__} nor of "
                 f"one of its models; it has {pipeline.method_names(parts[0])}"

@@ -10,7 +10,7 @@ from typing_extensions import assert_type
 
 import ray_zerocopy
 from ray_zerocopy import JITActorWrapper, JITModelWrapper, JITTaskWrapper, ModelWrapper, errors
-from ray_zerocopy.tasks import StandIn
+from ray_zerocopy.tasks.standin import StandIn
 
 
 class Pipeline:

@@ -18,30 +18,15 @@ import os
 import pickle
 import sys
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import ray
 from ray.exceptions import ObjectLostError, ReferenceCountingAssertionError
 
-from . import core, errors
-from .image import Bytes, view
-
-Isolation = Literal["copy-on-write", "read-only", "copy"]
-
-ISOLATION_VARIABLE = "RAY_ZEROCOPY_ISOLATION"
-
-_MODES = {"copy-on-write": core.COPY_ON_WRITE, "read-only": core.READ_ONLY}
-
-_forked_from_ray = False
-
-
-def _note_fork() -> None:
-    global _forked_from_ray
-    _forked_from_ray = ray.is_initialized()
-
-
-os.register_at_fork(after_in_child=_note_fork)
+from .. import core, errors, settings
+from ..core import Bytes
+from . import connection
 
 
 def put(parts: list[Bytes], carried: list[Any], size: int) -> ray.ObjectRef[Any]:
@@ -56,9 +41,9 @@ def put(parts: list[Bytes], carried: list[Any], size: int) -> ray.ObjectRef[Any]
         RayNotInitializedError, ForkedProcessError.
         StoreTooSmallError: before anything is copied.
     """
-    require_ray("Putting a model into the object store")
+    connection.require_ray("Putting a model into the object store")
     _require_room(size)
-    return ray.put(_Outgoing(list(_pieces(parts)), carried, size))
+    return ray.put(Outgoing(list(_pieces(parts)), carried, size))
 
 
 def get(reference: ray.ObjectRef[Any]) -> tuple[Bytes, list[Any]]:
@@ -72,7 +57,7 @@ def get(reference: ray.ObjectRef[Any]) -> tuple[Bytes, list[Any]]:
         ImageLostError: the object is gone.
         IsolationError: the isolation asked for cannot be had.
     """
-    require_ray("Loading a model")
+    connection.require_ray("Loading a model")
     try:
         incoming = ray.get(reference)
     except (ObjectLostError, ReferenceCountingAssertionError) as cause:
@@ -99,67 +84,6 @@ def received(incoming: Any) -> tuple[Bytes, list[Any]]:
     return _own(incoming), incoming.carried
 
 
-def isolation() -> Isolation:
-    """How this process is kept from writing into the weights of others.
-
-    Returns:
-        ``"copy-on-write"``: loaded weights are writable, and a written page becomes this process's own.
-        ``"read-only"``: the machine does not let the store's memory be mapped a second time (or
-        ``RAY_ZEROCOPY_ISOLATION=read-only`` asks for it): a write to loaded weights ends this process.
-        ``"copy"``: not Linux: every load copies.
-
-    Raises:
-        RayNotInitializedError: Ray is not initialized; the store is asked.
-        IsolationError: ``RAY_ZEROCOPY_ISOLATION`` is unknown or cannot be had.
-    """
-    require_ray("Asking for the isolation mode")
-    probe = np.zeros(1 << 20, np.uint8)  # large enough to get into shared memory
-    incoming: Any = ray.get(ray.put(_Outgoing([probe], [], probe.nbytes)))
-    start = _address(incoming.buffers[0])
-    try:
-        address, mode = _map(start, probe.nbytes)
-    except (core.Unsupported, core.NotShared):
-        return "copy"
-    core.unmap(address)
-    return mode
-
-
-def huge_pages() -> bool:
-    """Whether this node's store lies on huge pages (of 2 MiB instead of 4 KiB): a first forward is quicker there,
-    since next to no page tables have to be filled.
-
-    Raises:
-        RayNotInitializedError: Ray is not initialized; the store is asked.
-    """
-    require_ray("Asking for huge pages")
-    probe = np.ones(16 << 20, np.uint8)
-    stored = np.asarray(ray.get(ray.put(probe)))
-    stored.max()  # only pages that were touched are mapped
-    return _huge_bytes(core.address(stored)) > 0
-
-
-def _huge_bytes(address: int) -> int:
-    """Bytes of the shared mapping around an address that are mapped as huge pages; 0 where the system does not tell."""
-    inside = False
-    with contextlib.suppress(OSError), open("/proc/self/smaps") as lines:
-        for line in lines:
-            name, *values = line.split()
-            if not name.endswith(":"):
-                low, high = (int(part, 16) for part in name.split("-"))
-                inside = low <= address < high
-            elif inside and name == "ShmemPmdMapped:":
-                return int(values[0]) << 10
-    return 0
-
-
-def require_ray(action: str) -> None:
-    """Raise unless Ray can be used in this process."""
-    if _forked_from_ray:
-        raise errors.ForkedProcessError(action)
-    if not ray.is_initialized():
-        raise errors.RayNotInitializedError(action)
-
-
 # --- in the store ------------------------------------------------------------------------------------
 
 
@@ -177,7 +101,7 @@ def _pieces(parts: list[Bytes]) -> Iterator[Bytes]:
             yield part[start : start + step]
 
 
-class _Outgoing:
+class Outgoing:
     def __init__(self, buffers: list[Bytes], carried: list[Any], size: int) -> None:
         self._buffers, self._carried, self._size = buffers, carried, size
 
@@ -190,18 +114,18 @@ class _Incoming:
         self.carried, self.size, self.buffers = carried, size, buffers
 
 
-def _address(buffer: Any) -> int:
+def address_of(buffer: Any) -> int:
     return core.address(np.frombuffer(buffer, np.uint8))
 
 
 def _own(incoming: _Incoming) -> Bytes:
     """The image in this process's own memory: the store's pages mapped once more, or a copy of them."""
     first, last = incoming.buffers[0], incoming.buffers[-1]
-    start = _address(first)
-    if _address(last) + last.nbytes == start + incoming.size:
+    start = address_of(first)
+    if address_of(last) + last.nbytes == start + incoming.size:
         with contextlib.suppress(core.NotShared, core.Unsupported):
-            address, _ = _map(start, incoming.size)
-            return view(address, incoming.size, _Mapping(address, first))
+            address, _ = map_again(start, incoming.size)
+            return core.view(address, incoming.size, _Mapping(address, first))
     # A small object never was in shared memory, and what this process holds of it is shared between its own gets.
     copy = np.empty(incoming.size, np.uint8)
     end = 0
@@ -223,22 +147,17 @@ class _Mapping:
             core.unmap(self._address)
 
 
-def _map(start: int, size: int) -> tuple[int, Isolation]:
+def map_again(start: int, size: int) -> tuple[int, settings.Isolation]:
     """Map copy-on-write, or read-only where the machine refuses that and nothing else was asked for."""
     raylet = int(os.environ.get("RAY_RAYLET_PID", 0))
-    asked = os.environ.get(ISOLATION_VARIABLE, "")
-    if asked and asked not in _MODES:
-        raise errors.IsolationError(
-            f"{ISOLATION_VARIABLE}={asked!r} is unknown; it takes 'copy-on-write' or 'read-only', "
-            "or nothing for the best that the machine can give"
-        )
+    asked = settings.isolation()
     if asked != "read-only":
         try:
             return core.map(start, size, raylet, core.COPY_ON_WRITE), "copy-on-write"
         except errors.MappingError as cause:
             if asked:
                 raise errors.IsolationError(
-                    f"{ISOLATION_VARIABLE}={asked} cannot be had in this process: {cause}"
+                    f"{settings.ISOLATION}={asked} cannot be had in this process: {cause}"
                 ) from cause
     return core.map(start, size, raylet, core.READ_ONLY), "read-only"
 

@@ -27,25 +27,10 @@ from typing import Any
 import ray
 from ray.experimental import internal_kv
 
-from . import errors
-
-MODELS_VARIABLE = "RAY_ZEROCOPY_KEPT_MODELS"
-BYTES_VARIABLE = "RAY_ZEROCOPY_KEPT_BYTES"
-SECONDS_VARIABLE = "RAY_ZEROCOPY_KEPT_SECONDS"
+from .. import settings
 
 _LOOKS = 1.0, 5.0  # seconds between two looks at what is kept: at first, and when nothing has changed for long
 _NAMESPACE = b"ray_zerocopy"
-
-
-def _setting(variable: str, default: int) -> int:
-    text = os.environ.get(variable, str(default))
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if value < 0:
-        raise errors.SettingError(f"{variable}={text!r} is not a number; it takes an integer of at least 0")
-    return value
 
 
 @dataclass
@@ -97,7 +82,7 @@ class Kept:
 
     def finished(self, key: bytes) -> None:
         """A call has ended: see to the bounds, and count the time from now."""
-        models, size = _setting(MODELS_VARIABLE, 8), _setting(BYTES_VARIABLE, 2 << 30)
+        models, size = settings.kept_models(), settings.kept_bytes()
         dropped = []
         with self._lock:
             if key in self._entries:
@@ -128,7 +113,7 @@ class Kept:
         while True:
             time.sleep(wait)
             dropped = []
-            now, seconds = time.monotonic(), _setting(SECONDS_VARIABLE, 300)
+            now, seconds = time.monotonic(), settings.kept_seconds()
             for key, used in [(key, entry.used) for key, entry in list(self._entries.items())]:
                 if now - used > wait and (now - used > seconds or not in_use(key)):
                     dropped.append(self.drop(key))

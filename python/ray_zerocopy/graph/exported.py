@@ -13,23 +13,13 @@ errors about what is not registered. `tests/test_exported.py` fails when one goe
 from __future__ import annotations
 
 import copy
-import re
-import threading
 import weakref
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 
-from . import errors
-
-# torch keeps the serializer and the deserializer that are at work in variables of the process
-_one_at_a_time = threading.Lock()
-
-_UNREGISTERED = re.compile(
-    r"(?:failed to resolve |Unsupported target type for node Node\(target=')torch\.ops\.([\w.]+)"
-    r"|Deserializing (\S+) in pytree|namedtuple class (\S+) because"
-)
+from . import rebuild
 
 
 def reduce(program: ExportedProgram) -> Any:
@@ -45,9 +35,9 @@ def reduce(program: ExportedProgram) -> Any:
     }
     bare._constants = dict.fromkeys(program._constants, nothing)
     bare._example_inputs = None
-    with _one_at_a_time:
+    with rebuild.one_at_a_time:
         description = ExportedProgramSerializer().serialize(bare).exported_program
-    return _program, (description, program._state_dict, program._constants, program._example_inputs)
+    return rebuild._program, (description, program._state_dict, program._constants, program._example_inputs)
 
 
 _modules: weakref.WeakKeyDictionary[ExportedProgram, torch.nn.Module] = weakref.WeakKeyDictionary()
@@ -59,31 +49,3 @@ def module_of(program: ExportedProgram) -> torch.nn.Module:
     if module is None:
         module = _modules[program] = program.module()
     return module
-
-
-def _program(
-    description: Any, state_dict: dict[str, Any], constants: dict[str, Any], example_inputs: tuple[Any, ...] | None
-) -> ExportedProgram:
-    from torch._export.serde.serialize import ExportedProgramDeserializer
-
-    try:
-        with _one_at_a_time:
-            program: ExportedProgram = ExportedProgramDeserializer().deserialize(
-                description, state_dict, constants, example_inputs
-            )
-    except Exception as cause:
-        unknown = _unregistered(cause)
-        if unknown is None:
-            raise
-        raise errors.ClassNotFoundError.unregistered("exported program", unknown, unknown.split(".")[0]) from cause
-    return program
-
-
-def _unregistered(error: BaseException | None) -> str | None:
-    """The operator, or type of inputs or outputs, that torch did not find."""
-    while error is not None:
-        found = _UNREGISTERED.search(str(error))
-        if found:
-            return found[1] or found[2] or found[3]
-        error = error.__cause__ or error.__context__
-    return None

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from . import errors, torchscript
+from .. import errors
+from . import torchscript
 from .paths import children
 
 STANDALONE = "model"  # what a bare model is called in ``model_refs``

@@ -12,30 +12,24 @@ the pickle's out-of-band buffers, and comes back through them in the same order:
 
 The n-th buffer that the pickle asks for is described by the n-th number of a table in front of it (docs/format.md):
 ``row << 2 | kind``.
-
-Private names of torch used here, tried with 2.4 and 2.15: `parametrize._inject_new_class` and `_inject_property`.
-`tests/test_roundtrip.py` fails when one goes.
 """
 
 from __future__ import annotations
 
-import copyreg
 import io
 import pickle
-import sys
-from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import ray
 import torch
 from ray import cloudpickle
 from ray.actor import ActorHandle
-from torch.nn.utils import parametrize
 from torch.storage import TypedStorage, UntypedStorage
 
-from . import core, errors, exported, tensors, torchscript
+from .. import core, errors
+from . import arrays, exported, modules, rebuild, tensors, torchscript
 from .paths import blame
 
 STORAGE, MEMORY, CARRIED = 0, 1, 2  # kinds of reference, in the lowest two bits
@@ -133,7 +127,7 @@ class _Pickler(cloudpickle.Pickler):
         super().__init__(self._stream, protocol=5, buffer_callback=self._buffer)
         self._skeleton = Skeleton()
         self._references: list[tuple[int, int]] = []
-        self._fields: dict[Any, _Fields] = {}
+        self._fields: dict[Any, rebuild._Fields] = {}
         self._slots: dict[int, tuple[int, int]] = {}  # id of a slot -> its reference
         self._slots_alive: list[pickle.PickleBuffer] = []
 
@@ -146,17 +140,17 @@ class _Pickler(cloudpickle.Pickler):
         if isinstance(obj, torch.export.ExportedProgram):
             return exported.reduce(obj)
         if isinstance(obj, torch.nn.Module):
-            return NotImplemented if type(obj) in self.dispatch_table else _reduce_module(obj, self._fields)
+            return NotImplemented if type(obj) in self.dispatch_table else modules.reduce(obj, self._fields)
         if isinstance(obj, UntypedStorage):
-            return _itself, (self._storage_slot(obj, False),)
+            return rebuild._itself, (self._storage_slot(obj, False),)
         if isinstance(obj, TypedStorage):
             slot = self._storage_slot(tensors.storage_of(obj), False)
-            return tensors.typed_storage, (slot, obj.dtype)
+            return rebuild.typed_storage, (slot, obj.dtype)
         if isinstance(obj, (ray.ObjectRef, ActorHandle)):
             self._skeleton.carried.append(obj)
-            return _itself, (self._slot(len(self._skeleton.carried) - 1, CARRIED),)
+            return rebuild._itself, (self._slot(len(self._skeleton.carried) - 1, CARRIED),)
         if type(obj) is np.ndarray:
-            reduced = tensors.reduce_array(obj)
+            reduced = arrays.reduce(obj)
             if reduced is not NotImplemented:
                 return reduced
         return super().reducer_override(obj)
@@ -199,88 +193,6 @@ class _Pickler(cloudpickle.Pickler):
             row = self._block(core.address(memory), memory.nbytes, memory)
             reference = row, MEMORY
         self._references.append(reference)
-
-
-def _itself(item: Any) -> Any:
-    """What the loader put into a slot, where the object graph holds just that."""
-    return item
-
-
-# --- modules ---------------------------------------------------------------------------------------
-
-
-def _reduce_module(module: torch.nn.Module, known: dict[Any, _Fields]) -> Any:
-    cls = type(module)
-    if cls.__name__.startswith("Parametrized") and parametrize.is_parametrized(module):
-        # torch refuses to pickle these, since their class is made at run time: make it again
-        state = dict(module.__dict__)
-        names = list(cast(torch.nn.ModuleDict, module.parametrizations))
-        return _parametrized, (cls.__bases__[0],), (state, names), None, None, _set_parametrized_state
-    if (
-        cls.__getstate__ is not torch.nn.Module.__getstate__
-        or cls.__reduce_ex__ is not object.__reduce_ex__
-        or cls.__reduce__ is not object.__reduce__
-        or cls.__new__ is not object.__new__
-        or "_backward_pre_hooks" not in module.__dict__  # made by an old torch: let __setstate__ complete it
-    ):
-        return NotImplemented
-    # What object.__reduce_ex__ and the class's __setstate__ would do, but for the ten empty dictionaries of hooks that
-    # every module has: they make up most of a pickled module tree, and are quicker made than unpickled.
-    state = module.__getstate__()
-    empty, values = [], []
-    for name, value in state.items():
-        if type(value) is OrderedDict and not value:
-            empty.append(name)
-            value = None
-        values.append(value)
-    kind = tuple(state), tuple(empty)
-    fields = known.get(kind) or known.setdefault(kind, _Fields(*kind))
-    set_state = _set_state if cls.__setstate__ is torch.nn.Module.__setstate__ else _set_state_by_class
-    return copyreg.__newobj__, (cls,), (fields, tuple(values)), None, None, set_state  # type: ignore[attr-defined]
-
-
-class _Fields:
-    """The names of the attributes that modules of one kind have; those in ``empty`` are empty dictionaries."""
-
-    def __init__(self, names: tuple[str, ...], empty: tuple[str, ...]) -> None:
-        # interned, as the names of attributes are: a forward looks them up thousands of times
-        self.names = tuple(map(sys.intern, names))
-        self.empty = tuple(map(sys.intern, empty))
-
-    def __reduce__(self) -> Any:
-        return _Fields, (self.names, self.empty)
-
-    def fill(self, attributes: dict[str, Any], values: tuple[Any, ...]) -> None:
-        """Give a module's dictionary its attributes, in order."""
-        attributes.update(zip(self.names, values))  # noqa: B905  of equal length; this runs for every module
-        for name in self.empty:
-            attributes[name] = OrderedDict()
-
-
-def _set_state(module: torch.nn.Module, state: tuple[_Fields, tuple[Any, ...]]) -> None:
-    fields, values = state
-    # filled in place and in order: such dictionaries share their keys, and take half the memory and time
-    fields.fill(module.__dict__, values)
-
-
-def _set_state_by_class(module: torch.nn.Module, state: tuple[_Fields, tuple[Any, ...]]) -> None:
-    """For a class with a ``__setstate__`` of its own, such as torch's convolutions."""
-    fields, values = state
-    attributes: dict[str, Any] = {}
-    fields.fill(attributes, values)
-    module.__setstate__(attributes)
-
-
-def _parametrized(cls: type[torch.nn.Module]) -> torch.nn.Module:
-    return cls.__new__(cls)
-
-
-def _set_parametrized_state(module: torch.nn.Module, state: tuple[dict[str, Any], list[str]]) -> None:
-    attributes, names = state
-    module.__dict__.update(attributes)
-    parametrize._inject_new_class(module)
-    for name in names:
-        parametrize._inject_property(module, name)
 
 
 # --- errors ----------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""Calls as Ray tasks: a stand-in with a pipeline's own methods, each call of which is one task beside the weights.
+"""The caller's side of calls as Ray tasks: a stand-in with a pipeline's own methods, each call of which is one task
+beside the weights.
 
 The caller knows little more than the names of the methods (`Interface`); a worker keeps what it has loaded from an
-image (see `kept`), so that only the first call there loads. Attributes are read from a pipeline that is loaded, and
+image (see `calls`), so that only the first call there loads. Attributes are read from a pipeline that is loaded, and
 kept in the same way, in the caller's own process.
 
 The image is an argument of the task: Ray prefers nodes that have it, brings it to others before the task starts, and
@@ -10,12 +11,11 @@ keeps it while calls are under way.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import itertools
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,9 +25,11 @@ import tqdm
 from ray import cloudpickle
 from ray.exceptions import ObjectLostError
 
-from . import errors, exported, image, kept, pipeline, store
-
-CALL = "__call__"
+from .. import errors, image
+from ..graph import pipeline
+from ..stores import connection, objects
+from . import calls, kept
+from .calls import CALL, Call
 
 # What nn.Module itself offers and only reads: done in the caller's process, over the shared weights.
 # fmt: off
@@ -37,10 +39,6 @@ _READERS = {
 }
 # fmt: on
 _NAMES_SIZE = 2000  # bytes of method names that travel with a stand-in; others are looked up in the image
-
-Call = tuple[bytes, tuple[str, ...], str, bool]  # id of the image, path of the part, method, fresh
-
-# --- the caller's side -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ class Method:
             RayNotInitializedError, ForkedProcessError: Ray cannot be used in this process.
             UnpicklableArgumentError: an argument cannot be sent to another process.
         """
-        store.require_ray(f"Calling {self.__qualname__}")
+        connection.require_ray(f"Calling {self.__qualname__}")
         try:
             return self._target.task(self._name).remote(self._target.image, self._call, *args, **kwargs)
         except Exception as cause:
@@ -151,7 +149,7 @@ class Method:
 
     def map(self, *iterables: Iterable[Any], max_in_flight: int | None = None, progress: bool = False) -> Iterator[Any]:
         """Call the method for every item, several calls at once; see `StandIn.map`."""
-        store.require_ray(f"Calling {self.__qualname__}")
+        connection.require_ray(f"Calling {self.__qualname__}")
         if max_in_flight is None:
             cpus = self._target.options.get("num_cpus", 1)
             max_in_flight = max(2, round(2 * ray.cluster_resources().get("CPU", 1) / (cpus or 1)))
@@ -161,22 +159,22 @@ class Method:
 
     def _mapped(self, iterables: tuple[Iterable[Any], ...], max_in_flight: int, progress: bool) -> Iterator[Any]:
         bar = _bar(self.__qualname__, iterables) if progress else None
-        calls: deque[Any] = deque()
+        started: deque[Any] = deque()
         try:
             items = zip(*iterables)  # noqa: B905  as Python's map, which ends with the shortest
             for item in itertools.chain(items, itertools.repeat(None)):
                 if item is not None:
-                    calls.append(self.remote(*item))
-                    if len(calls) < max_in_flight:
+                    started.append(self.remote(*item))
+                    if len(started) < max_in_flight:
                         continue
-                elif not calls:
+                elif not started:
                     return
-                result = self._result(calls.popleft())
+                result = self._result(started.popleft())
                 if bar is not None:
                     bar.update(1)
                 yield result
         finally:
-            for call in calls:
+            for call in started:
                 if call:
                     ray.cancel(call[0] if isinstance(call, list) else call)
             if bar is not None:
@@ -189,7 +187,7 @@ class Method:
             return None if started is None else ray.get(started)
         except ObjectLostError as cause:
             if cause.object_ref_hex == self._target.image.hex():
-                raise store.lost(cause) from cause
+                raise objects.lost(cause) from cause
             raise
 
     @property
@@ -241,19 +239,19 @@ class _Target:
         if task is None:
             described = self.interface
             returns = self.options.get("num_returns", "streaming" if method in described.generators else 1)
-            kind = _streaming_task if returns in ("streaming", "dynamic") else _task
+            kind = calls.streaming_task if returns in ("streaming", "dynamic") else calls.task
             name = described.class_name if method == CALL else f"{described.class_name}.{method}"
             task = self.tasks[method] = kind.options(**{"name": name, "num_returns": returns, **self.options})
         return task
 
     def having(self, fresh: bool | None, options: dict[str, Any]) -> _Target:
         merged = {**self.options, **options}
-        _task.options(**merged)  # Ray says what it does not take
+        calls.task.options(**merged)  # Ray says what it does not take
         return replace(self, fresh=self.fresh if fresh is None else fresh, options=merged)
 
     def here(self) -> Any:
         """What the stand-in stands for, loaded in this process."""
-        loaded = _kept.get(self.image.binary(), lambda: image.load(*store.get(self.image)))
+        loaded = calls.here.get(self.image.binary(), lambda: image.load(*objects.get(self.image)))
         return functools.reduce(getattr, self.path, loaded)
 
     def __reduce__(self) -> Any:
@@ -405,64 +403,3 @@ def _aimed(cls: type[StandIn], target: _Target) -> Any:
     made = object.__new__(cls)
     object.__setattr__(made, "_StandIn__target", target)
     return made
-
-
-# --- the worker's side -------------------------------------------------------------------------------
-
-_kept = kept.Kept()
-
-
-def _called(incoming: Any, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    key, path, name, fresh = call
-
-    def load() -> Any:
-        return image.load(*store.received(incoming))
-
-    whole = load() if fresh else _kept.get(key, load)
-    part = functools.reduce(getattr, path, whole)
-    if isinstance(part, torch.export.ExportedProgram) and name == CALL:  # which cannot be called itself
-        part = exported.module_of(part)
-    result = (part if name == CALL else getattr(part, name))(*args, **kwargs)
-    if inspect.iscoroutine(result):
-        result = asyncio.run(result)
-    if result is whole or result is part:
-        raise errors.TaskStateError(
-            f"{name} returned the {type(part).__qualname__} itself, which would be copied, weights and all. If it "
-            "changes the pipeline, do that before it is wrapped; return results only."
-        )
-    return result
-
-
-def run_call(incoming: Any, call: Call, /, *args: Any, **kwargs: Any) -> Any:
-    """A task: one call of a method of the pipeline in an image."""
-    try:
-        return _called(incoming, call, args, kwargs)
-    finally:
-        _kept.finished(call[0])
-
-
-def stream_call(incoming: Any, call: Call, /, *args: Any, **kwargs: Any) -> Iterator[Any]:
-    """A task: one call of a method that yields."""
-    try:
-        items = _called(incoming, call, args, kwargs)
-        # Ray sends statistics in, which a `yield from` would pass on; the iterator of a range, say, cannot take them
-        for item in _driven(items) if inspect.isasyncgen(items) else items:  # noqa: UP028
-            yield item
-    finally:
-        _kept.finished(call[0])
-
-
-def _driven(items: AsyncGenerator[Any, Any]) -> Iterator[Any]:
-    loop = asyncio.new_event_loop()
-    try:
-        while True:
-            yield loop.run_until_complete(anext(items))
-    except StopAsyncIteration:
-        return
-    finally:
-        loop.close()
-
-
-# Under names of their own, so that Ray's pickle takes the functions by reference.
-_task = ray.remote(run_call)
-_streaming_task = ray.remote(stream_call)

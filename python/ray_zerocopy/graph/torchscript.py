@@ -14,7 +14,6 @@ Private names of torch used here, tried with 2.4 and 2.15: `torch._C.ScriptModul
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 from torch.storage import UntypedStorage
 
-from . import errors, tensors
+from . import rebuild, tensors
 
 _C: Any = torch._C  # typed in part
 
@@ -53,30 +52,13 @@ def reduce(module: torch.jit.ScriptModule, slot: Callable[[UntypedStorage, bool]
     serializer.write_files()
     writer.write_end_of_file()
     # outside of the pickle, since constants that were not found make it large
-    return _script_module, (np.frombuffer(bytearray(archive.getbuffer()), np.uint8), slots)
+    return rebuild._script_module, (np.frombuffer(bytearray(archive.getbuffer()), np.uint8), slots)
 
 
 def method_names(module: torch.jit.ScriptModule) -> list[str]:
     """The methods that were compiled: ``forward`` and those exported."""
     names: list[str] = module._c._method_names()
     return [name for name in names if not name.startswith("_")]
-
-
-def _script_module(archive: np.ndarray[Any, Any], storages: list[UntypedStorage]) -> torch.jit.ScriptModule:
-    context = _C.DeserializationStorageContext()
-    for number, storage in enumerate(storages):
-        context.add_storage(f"{number}.storage", torch.empty((0,), dtype=torch.uint8).set_(storage))
-    reader = _C.PyTorchFileReader(io.BytesIO(archive.data))
-    try:
-        module = _C._import_ir_module_from_package(_C.CompilationUnit(), reader, context, None, "0")
-    except RuntimeError as cause:
-        unknown = re.search(r"Unknown (?:builtin op|custom class|type name)[^\w]*([\w:.]+)", str(cause))
-        if unknown is None:
-            raise
-        library = unknown[1].removeprefix("__torch__.torch.classes.").split(":")[0].split(".")[0]
-        raise errors.ClassNotFoundError.unregistered("TorchScript module", unknown[1], library) from cause
-    wrapped: torch.jit.ScriptModule = torch.jit._recursive.wrap_cpp_module(module)
-    return wrapped
 
 
 def _tensors(module: torch.jit.ScriptModule) -> Iterator[torch.Tensor]:

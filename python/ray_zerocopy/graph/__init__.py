@@ -1,0 +1,1 @@
+"""Object graph <-> skeleton: how a model or pipeline is taken apart, and put together again."""

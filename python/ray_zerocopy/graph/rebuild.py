@@ -1,0 +1,232 @@
+"""The functions that images name by module path: what a skeleton's pickle calls to put an object together again.
+
+**No name here ever changes**, nor what a function takes: an image may outlive the release that wrote it. What needs
+another shape gets a name of its own.
+
+Private names of torch used here, tried with 2.4 and 2.15: `torch.storage.TypedStorage(wrap_storage=, _internal=)`,
+`Tensor._backward_hooks`, `parametrize._inject_new_class` and `_inject_property`,
+`torch._C.DeserializationStorageContext`, `PyTorchFileReader`, `_import_ir_module_from_package`, `CompilationUnit`,
+`torch.jit._recursive.wrap_cpp_module`, `torch._export.serde.serialize.ExportedProgramDeserializer`, and the texts of
+torch's errors about what is not registered. `tests/test_roundtrip.py`, `tests/test_torchscript.py` and
+`tests/test_exported.py` fail when one goes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+import threading
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import torch
+from torch.export import ExportedProgram
+from torch.nn.utils import parametrize
+from torch.storage import TypedStorage, UntypedStorage
+
+from .. import errors
+
+_C: Any = torch._C  # typed in part
+
+# What the loader puts where a skeleton has left a storage out.
+Item = UntypedStorage | memoryview
+
+
+def _itself(item: Any) -> Any:
+    """What the loader put into a slot, where the object graph holds just that."""
+    return item
+
+
+# --- tensors and arrays ----------------------------------------------------------------------------
+
+
+def _dense_tensor(item: Item, dtype: torch.dtype, shape: tuple[int, ...], requires_grad: bool) -> torch.Tensor:
+    if type(item) is memoryview:
+        tensor = torch.frombuffer(item, dtype=dtype)
+        if len(shape) != 1:
+            # to as many elements: sets shape and strides and, unlike view(), leaves no base behind
+            tensor.resize_(shape)
+    else:
+        tensor = torch.empty((0,), dtype=dtype).set_(item, 0, shape)  # type: ignore[call-overload]
+    if requires_grad:
+        tensor.requires_grad = True
+    return tensor
+
+
+def _dense_parameter(item: Item, dtype: torch.dtype, shape: tuple[int, ...], requires_grad: bool) -> torch.Tensor:
+    tensor = _dense_tensor(item, dtype, shape, requires_grad)
+    tensor.__class__ = torch.nn.Parameter  # as torch itself does to a lazy parameter; Parameter(tensor) makes another
+    return tensor
+
+
+def _strided_tensor(
+    storage: UntypedStorage,
+    dtype: torch.dtype,
+    offset: int,
+    shape: tuple[int, ...],
+    stride: tuple[int, ...],
+    parameter: bool,
+    requires_grad: bool,
+    hooks: Any,
+) -> torch.Tensor:
+    tensor = torch.empty((0,), dtype=dtype).set_(storage, offset, shape, stride)
+    if parameter:
+        tensor.__class__ = torch.nn.Parameter
+    if requires_grad:
+        tensor.requires_grad = True
+    if hooks:
+        tensor._backward_hooks = hooks
+    return tensor
+
+
+def typed_storage(item: UntypedStorage, dtype: torch.dtype) -> TypedStorage:
+    """A `TypedStorage` in the object graph, or in the description of a tensor that is not plain."""
+    return TypedStorage(wrap_storage=item, dtype=dtype, _internal=True)
+
+
+def _tensor_v3(
+    storage: TypedStorage | UntypedStorage,
+    offset: int,
+    shape: tuple[int, ...],
+    stride: tuple[int, ...],
+    requires_grad: bool,
+    hooks: Any,
+    dtype: torch.dtype,
+    metadata: dict[str, Any] | None = None,
+) -> torch.Tensor:
+    untyped = storage._untyped_storage if isinstance(storage, TypedStorage) else storage
+    tensor = _strided_tensor(untyped, dtype, offset, shape, stride, False, requires_grad, hooks)
+    if metadata:
+        torch._utils.set_tensor_metadata(tensor, metadata)
+    return tensor
+
+
+def _quantized_tensor(
+    storage: TypedStorage,
+    offset: int,
+    shape: tuple[int, ...],
+    stride: tuple[int, ...],
+    quantizer: tuple[Any, ...],
+    requires_grad: bool,
+    hooks: Any,
+) -> torch.Tensor:
+    scheme, scale, zero_point, *axis = quantizer
+    if scheme == torch.per_tensor_affine:
+        tensor = torch._empty_affine_quantized(shape, scale=scale, zero_point=zero_point, dtype=storage.dtype)
+    else:
+        tensor = torch._empty_per_channel_affine_quantized(
+            shape, scales=scale, zero_points=zero_point, axis=axis[0], dtype=storage.dtype
+        )
+    return tensor.set_(storage, offset, shape, stride).requires_grad_(requires_grad)
+
+
+def _transposed(dense: np.ndarray[Any, Any], axes: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    return dense.transpose(axes)
+
+
+# --- modules ---------------------------------------------------------------------------------------
+
+
+class _Fields:
+    """The names of the attributes that modules of one kind have; those in ``empty`` are empty dictionaries."""
+
+    def __init__(self, names: tuple[str, ...], empty: tuple[str, ...]) -> None:
+        # interned, as the names of attributes are: a forward looks them up thousands of times
+        self.names = tuple(map(sys.intern, names))
+        self.empty = tuple(map(sys.intern, empty))
+
+    def __reduce__(self) -> Any:
+        return _Fields, (self.names, self.empty)
+
+    def fill(self, attributes: dict[str, Any], values: tuple[Any, ...]) -> None:
+        """Give a module's dictionary its attributes, in order."""
+        attributes.update(zip(self.names, values))  # noqa: B905  of equal length; this runs for every module
+        for name in self.empty:
+            attributes[name] = OrderedDict()
+
+
+def _set_state(module: torch.nn.Module, state: tuple[_Fields, tuple[Any, ...]]) -> None:
+    fields, values = state
+    # filled in place and in order: such dictionaries share their keys, and take half the memory and time
+    fields.fill(module.__dict__, values)
+
+
+def _set_state_by_class(module: torch.nn.Module, state: tuple[_Fields, tuple[Any, ...]]) -> None:
+    """For a class with a ``__setstate__`` of its own, such as torch's convolutions."""
+    fields, values = state
+    attributes: dict[str, Any] = {}
+    fields.fill(attributes, values)
+    module.__setstate__(attributes)
+
+
+def _parametrized(cls: type[torch.nn.Module]) -> torch.nn.Module:
+    return cls.__new__(cls)
+
+
+def _set_parametrized_state(module: torch.nn.Module, state: tuple[dict[str, Any], list[str]]) -> None:
+    attributes, names = state
+    module.__dict__.update(attributes)
+    parametrize._inject_new_class(module)
+    for name in names:
+        parametrize._inject_property(module, name)
+
+
+# --- TorchScript -----------------------------------------------------------------------------------
+
+
+def _script_module(archive: np.ndarray[Any, Any], storages: list[UntypedStorage]) -> torch.jit.ScriptModule:
+    context = _C.DeserializationStorageContext()
+    for number, storage in enumerate(storages):
+        context.add_storage(f"{number}.storage", torch.empty((0,), dtype=torch.uint8).set_(storage))
+    reader = _C.PyTorchFileReader(io.BytesIO(archive.data))
+    try:
+        module = _C._import_ir_module_from_package(_C.CompilationUnit(), reader, context, None, "0")
+    except RuntimeError as cause:
+        unknown = re.search(r"Unknown (?:builtin op|custom class|type name)[^\w]*([\w:.]+)", str(cause))
+        if unknown is None:
+            raise
+        library = unknown[1].removeprefix("__torch__.torch.classes.").split(":")[0].split(".")[0]
+        raise errors.ClassNotFoundError.unregistered("TorchScript module", unknown[1], library) from cause
+    wrapped: torch.jit.ScriptModule = torch.jit._recursive.wrap_cpp_module(module)
+    return wrapped
+
+
+# --- exported programs -----------------------------------------------------------------------------
+
+# torch keeps the serializer and the deserializer that are at work in variables of the process
+one_at_a_time = threading.Lock()
+
+_UNREGISTERED = re.compile(
+    r"(?:failed to resolve |Unsupported target type for node Node\(target=')torch\.ops\.([\w.]+)"
+    r"|Deserializing (\S+) in pytree|namedtuple class (\S+) because"
+)
+
+
+def _program(
+    description: Any, state_dict: dict[str, Any], constants: dict[str, Any], example_inputs: tuple[Any, ...] | None
+) -> ExportedProgram:
+    from torch._export.serde.serialize import ExportedProgramDeserializer
+
+    try:
+        with one_at_a_time:
+            program: ExportedProgram = ExportedProgramDeserializer().deserialize(
+                description, state_dict, constants, example_inputs
+            )
+    except Exception as cause:
+        unknown = _unregistered(cause)
+        if unknown is None:
+            raise
+        raise errors.ClassNotFoundError.unregistered("exported program", unknown, unknown.split(".")[0]) from cause
+    return program
+
+
+def _unregistered(error: BaseException | None) -> str | None:
+    """The operator, or type of inputs or outputs, that torch did not find."""
+    while error is not None:
+        found = _UNREGISTERED.search(str(error))
+        if found:
+            return found[1] or found[2] or found[3]
+        error = error.__cause__ or error.__context__
+    return None

@@ -1,0 +1,125 @@
+"""All knowledge of torch storages: how a tensor is described in a skeleton, and storages over mapped memory.
+
+`reduce` describes plain tensors and parameters in a few numbers and leaves every other kind (sparse, quantized,
+conjugated, subclassed, ...) to `torch.Tensor.__reduce_ex__`, which describes them in terms of storages. The storages
+themselves never enter the skeleton: each use of one becomes an out-of-band buffer, which the loader fills with an
+*item*: a `torch.UntypedStorage`, or, for a storage that one plain tensor has to itself, the bare memory (which is
+faster to make a tensor of).
+
+Private names of torch used here, tried with 2.4 and 2.15: `torch._utils._rebuild_tensor_v3` and `_rebuild_qtensor` (the
+rebuild functions that `reduce` replaces), `UntypedStorage._cdata`, `Tensor._backward_hooks`.
+`tests/test_roundtrip.py` fails when one goes.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.storage import TypedStorage, UntypedStorage
+
+from . import rebuild
+
+# What stands in the skeleton for one use of a storage: an out-of-band buffer, by position.
+StorageSlot = pickle.PickleBuffer
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+class OffCpuError(Exception):
+    """A tensor or storage that is not in CPU memory; `skeleton.dump` turns it into a `DeviceError` with a path."""
+
+
+def address(storage: UntypedStorage) -> int:
+    """Where a storage's bytes are; 0 for an empty one."""
+    return storage.data_ptr() if storage.nbytes() else 0
+
+
+def storage_of(storage: TypedStorage | UntypedStorage) -> UntypedStorage:
+    """The untyped storage behind either kind, which must be in CPU memory."""
+    untyped: UntypedStorage = storage._untyped_storage if isinstance(storage, TypedStorage) else storage
+    if untyped.device.type != "cpu":
+        raise OffCpuError(str(untyped.device))
+    return untyped
+
+
+def storage_over(memory: memoryview) -> UntypedStorage:
+    """A storage over mapped bytes; it keeps the mapping alive."""
+    if not len(memory):
+        return UntypedStorage(0)
+    return torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
+
+
+# --- describing ----------------------------------------------------------------------------------
+
+
+def reduce(tensor: torch.Tensor, slot: Callable[[UntypedStorage, bool], StorageSlot]) -> Any:
+    """What pickle's ``reducer_override`` returns for a tensor.
+
+    Args:
+        tensor: any tensor, of any subclass.
+        slot: gives the slot for one use of a storage; its second argument says whether bare memory would do as well.
+
+    Raises:
+        OffCpuError: the tensor is neither in CPU memory nor on the meta device.
+    """
+    if not _is_plain(tensor):
+        if tensor.device.type not in ("cpu", "meta"):
+            raise OffCpuError(str(tensor.device))
+        return _repaired(tensor.__reduce_ex__(pickle.HIGHEST_PROTOCOL))
+    storage = tensor.untyped_storage()
+    parameter = type(tensor) is torch.nn.Parameter
+    shape, offset, hooks = tuple(tensor.shape), tensor.storage_offset(), tensor._backward_hooks
+    if (
+        not hooks
+        and offset == 0
+        and 0 < tensor.numel() * tensor.itemsize == storage.nbytes()
+        # not is_contiguous(), which does not look at the strides of dimensions of size 1; resize_ would choose its own
+        and tensor.stride() == _contiguous_stride(shape)
+    ):
+        dense = rebuild._dense_parameter if parameter else rebuild._dense_tensor
+        return dense, (slot(storage, True), tensor.dtype, shape, tensor.requires_grad)
+    return rebuild._strided_tensor, (
+        slot(storage, False),
+        tensor.dtype,
+        offset,
+        shape,
+        tensor.stride(),
+        parameter,
+        tensor.requires_grad,
+        hooks or None,
+    )
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return (
+        type(tensor) in _PLAIN
+        and tensor.device.type == "cpu"
+        and tensor.layout is torch.strided
+        and not (tensor.is_quantized or tensor.is_nested or tensor.is_conj() or tensor.is_neg())
+        and not tensor.__dict__
+    )
+
+
+def _contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
+    stride, step = [], 1
+    for size in reversed(shape):
+        stride.append(step)
+        step *= size
+    return tuple(reversed(stride))
+
+
+def _repaired(reduced: Any) -> Any:
+    """Put our own rebuild functions in the place of torch's where those fall short, also where they are nested in the
+    description of a subclass."""
+    if isinstance(reduced, tuple):
+        return tuple(_repaired(part) for part in reduced)
+    # torch asks for a typed storage where its own reducer (for fp8, uint16, ...) hands out an untyped one
+    if reduced is torch._utils._rebuild_tensor_v3:
+        return rebuild._tensor_v3
+    # torch asks a typed storage for its device, which warns that typed storages are deprecated
+    if reduced is torch._utils._rebuild_qtensor:
+        return rebuild._quantized_tensor
+    return reduced

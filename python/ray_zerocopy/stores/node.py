@@ -1,0 +1,66 @@
+"""This node: how its store's memory can be mapped, and on what pages it lies."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import numpy as np
+import ray
+
+from .. import core
+from ..settings import Isolation
+from . import connection, objects
+
+
+def isolation() -> Isolation:
+    """How this process is kept from writing into the weights of others.
+
+    Returns:
+        ``"copy-on-write"``: loaded weights are writable, and a written page becomes this process's own.
+        ``"read-only"``: the machine does not let the store's memory be mapped a second time (or
+        ``RAY_ZEROCOPY_ISOLATION=read-only`` asks for it): a write to loaded weights ends this process.
+        ``"copy"``: not Linux: every load copies.
+
+    Raises:
+        RayNotInitializedError: Ray is not initialized; the store is asked.
+        IsolationError: ``RAY_ZEROCOPY_ISOLATION`` is unknown or cannot be had.
+    """
+    connection.require_ray("Asking for the isolation mode")
+    probe = np.zeros(1 << 20, np.uint8)  # large enough to get into shared memory
+    incoming: Any = ray.get(ray.put(objects.Outgoing([probe], [], probe.nbytes)))
+    start = objects.address_of(incoming.buffers[0])
+    try:
+        address, mode = objects.map_again(start, probe.nbytes)
+    except (core.Unsupported, core.NotShared):
+        return "copy"
+    core.unmap(address)
+    return mode
+
+
+def huge_pages() -> bool:
+    """Whether this node's store lies on huge pages (of 2 MiB instead of 4 KiB): a first forward is quicker there,
+    since next to no page tables have to be filled.
+
+    Raises:
+        RayNotInitializedError: Ray is not initialized; the store is asked.
+    """
+    connection.require_ray("Asking for huge pages")
+    probe = np.ones(16 << 20, np.uint8)
+    stored = np.asarray(ray.get(ray.put(probe)))
+    stored.max()  # only pages that were touched are mapped
+    return _huge_bytes(core.address(stored)) > 0
+
+
+def _huge_bytes(address: int) -> int:
+    """Bytes of the shared mapping around an address that are mapped as huge pages; 0 where the system does not tell."""
+    inside = False
+    with contextlib.suppress(OSError), open("/proc/self/smaps") as lines:
+        for line in lines:
+            name, *values = line.split()
+            if not name.endswith(":"):
+                low, high = (int(part, 16) for part in name.split("-"))
+                inside = low <= address < high
+            elif inside and name == "ShmemPmdMapped:":
+                return int(values[0]) << 10
+    return 0

@@ -1,0 +1,1 @@
+"""Calls of a pipeline's methods as Ray tasks."""

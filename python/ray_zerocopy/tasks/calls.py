@@ -1,0 +1,82 @@
+"""The worker's side of a call: the task itself, which runs one method of the pipeline in an image.
+
+A worker keeps what it has loaded from an image (see `kept`), so that only the first call there loads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from collections.abc import AsyncGenerator, Iterator
+from typing import Any
+
+import ray
+import torch
+
+from .. import errors, image
+from ..graph import exported
+from ..stores import objects
+from . import kept
+
+CALL = "__call__"
+
+Call = tuple[bytes, tuple[str, ...], str, bool]  # id of the image, path of the part, method, fresh
+
+here = kept.Kept()  # what this process keeps
+
+
+def _called(incoming: Any, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    key, path, name, fresh = call
+
+    def load() -> Any:
+        return image.load(*objects.received(incoming))
+
+    whole = load() if fresh else here.get(key, load)
+    part = functools.reduce(getattr, path, whole)
+    if isinstance(part, torch.export.ExportedProgram) and name == CALL:  # which cannot be called itself
+        part = exported.module_of(part)
+    result = (part if name == CALL else getattr(part, name))(*args, **kwargs)
+    if inspect.iscoroutine(result):
+        result = asyncio.run(result)
+    if result is whole or result is part:
+        raise errors.TaskStateError(
+            f"{name} returned the {type(part).__qualname__} itself, which would be copied, weights and all. If it "
+            "changes the pipeline, do that before it is wrapped; return results only."
+        )
+    return result
+
+
+def run_call(incoming: Any, call: Call, /, *args: Any, **kwargs: Any) -> Any:
+    """A task: one call of a method of the pipeline in an image."""
+    try:
+        return _called(incoming, call, args, kwargs)
+    finally:
+        here.finished(call[0])
+
+
+def stream_call(incoming: Any, call: Call, /, *args: Any, **kwargs: Any) -> Iterator[Any]:
+    """A task: one call of a method that yields."""
+    try:
+        items = _called(incoming, call, args, kwargs)
+        # Ray sends statistics in, which a `yield from` would pass on; the iterator of a range, say, cannot take them
+        for item in _driven(items) if inspect.isasyncgen(items) else items:  # noqa: UP028
+            yield item
+    finally:
+        here.finished(call[0])
+
+
+def _driven(items: AsyncGenerator[Any, Any]) -> Iterator[Any]:
+    loop = asyncio.new_event_loop()
+    try:
+        while True:
+            yield loop.run_until_complete(anext(items))
+    except StopAsyncIteration:
+        return
+    finally:
+        loop.close()
+
+
+# Under names of their own, so that Ray's pickle takes the functions by reference.
+task = ray.remote(run_call)
+streaming_task = ray.remote(stream_call)
