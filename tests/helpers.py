@@ -116,7 +116,7 @@ def run_script(text: str, timeout: float = 180, **environment: str) -> subproces
 def ray_cluster(**options: Any) -> Any:
     """A cluster of its own for the scripts that `run_script` runs."""
     options = {"num_cpus": 2, "object_store_memory": 200 << 20, "include_dashboard": False, **options}
-    ray.init(log_to_driver=False, **options)
+    ray.init(address="local", log_to_driver=False, **options)
     try:
         yield
     finally:

@@ -88,7 +88,7 @@ def store_mappings(maps: Path) -> int:
 
 
 def main() -> None:
-    ray.init(num_cpus=2, object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False)
     pipeline = Pipeline()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -126,6 +126,44 @@ class IsolationError(RayZeroCopyError, RuntimeError):
     """The isolation asked for by ``RAY_ZEROCOPY_ISOLATION`` is unknown, or this machine cannot give it."""
 
 
+# --- named models --------------------------------------------------------------------------------
+
+
+class NameTakenError(RayZeroCopyError, ValueError):
+    """A model of this name exists already.
+
+    Attributes:
+        name, namespace: the name.
+        version: the version of the model that has it.
+    """
+
+    def __init__(self, name: str, namespace: str, version: int) -> None:
+        self.name, self.namespace, self.version = name, namespace, version
+        super().__init__(
+            f"there is a model {name!r} in namespace {namespace!r} already (version {version}). Use it with "
+            f"get_if_exists=True, publish the next version with replace=True, or delete it first with "
+            f"ModelWrapper.delete({name!r})."
+        )
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, int]]:
+        return type(self), (self.name, self.namespace, self.version)
+
+
+class ModelNotFoundError(RayZeroCopyError, ValueError):
+    """There is no model of this name, or the version asked for has been replaced or deleted."""
+
+
+class ShortLivedOwnerWarning(UserWarning):
+    """A model was wrapped in a process that will soon end, and the model with it."""
+
+
+class FactoryError(RayZeroCopyError, RuntimeError):
+    """The task that should have made a model came to nothing: its process was lost, or it could not be scheduled.
+
+    What a factory itself raises is raised as it is, and has one of these as its cause, with the traceback in the task.
+    """
+
+
 # --- calls as tasks ------------------------------------------------------------------------------
 
 

@@ -37,12 +37,14 @@ class Image:
         carried: object references and actor handles that travel beside the image.
         size: length in bytes once the parts lie one after the other, each at a multiple of 64.
         owners: what keeps the memory behind ``parts`` alive.
+        tensors: number of tensors in the index.
     """
 
     parts: list[Bytes]
     carried: list[Any]
     size: int
     owners: list[Any]
+    tensors: int
 
 
 @contextmanager
@@ -82,7 +84,8 @@ def build(root: Any, name: str, named: Iterable[tuple[str, torch.Tensor, bool]])
     table = np.zeros((count + 1, 3), np.int64)
     segments = table[: core.plan(core.address(blocks), count, core.address(offsets), core.address(table))]
 
-    index = _index(named, parts.rows, blocks, offsets, segments)
+    entries = _index(named, parts.rows, blocks, offsets, segments)
+    index = json.dumps({"tensors": entries}, separators=(",", ":"))
     data = np.frombuffer(parts.data, np.uint8)
     size = core.head_size(len(segments), count, data.nbytes, len(index))
     head = np.zeros(size, np.uint8)
@@ -108,7 +111,7 @@ def build(root: Any, name: str, named: Iterable[tuple[str, torch.Tensor, bool]])
             core.pack(core.address(blocks), count, core.address(offsets), offset, core.address(packed), length)
             views.append(packed)
     end = int(segments[-1, 1] + segments[-1, 2]) if len(segments) else 0
-    return Image(views, parts.carried, size + end, parts.owners)
+    return Image(views, parts.carried, size + end, parts.owners, len(entries))
 
 
 @_collector_paused()
@@ -139,7 +142,7 @@ def _index(
     blocks: npt.NDArray[np.int64],
     offsets: npt.NDArray[np.int64],
     segments: npt.NDArray[np.int64],
-) -> str:
+) -> list[dict[str, Any]]:
     starts, lengths = segments[:, 1], blocks[:, 1].tolist()
     places = np.searchsorted(starts, offsets, side="right") - 1
     in_segment = (offsets - starts[places]).tolist() if len(segments) else [0] * len(lengths)
@@ -165,7 +168,7 @@ def _index(
                 "persistent": persistent,
             }
         )
-    return json.dumps({"tensors": entries}, separators=(",", ":"))
+    return entries
 
 
 def _fits(tensor: torch.Tensor, length: int) -> bool:

@@ -3,42 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from .graph import pipeline
+from .stores.named import Lifetime
 from .tasks import standin
-from .wrappers import Mode, ModelWrapper
+from .wrappers import ModelWrapper
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 T = TypeVar("T")
+
+
+class NamingArguments(TypedDict, total=False):
+    """The arguments of `ModelWrapper.from_model` that give a model a name."""
+
+    name: str | None
+    lifetime: Lifetime
+    namespace: str | None
+    get_if_exists: bool
+    replace: bool
 
 
 class JITModelWrapper(ModelWrapper[T]):
     """`ModelWrapper` for TorchScript: a ScriptModule, or a pipeline that holds one.
 
     `ModelWrapper` takes TorchScript modules too, alone or beside eager ones; this class is for code that wants to be
-    told when there is none.
+    told when there is none: a TypeError.
     """
 
     @classmethod
-    def from_model(
-        cls,
-        model_or_pipeline: T,
-        mode: Mode = "actor",
-        model_attr_names: Sequence[str] | None = None,
-        method_names: Sequence[str] | None = None,
-    ) -> JITModelWrapper[T]:
-        """As `ModelWrapper.from_model`.
-
-        Raises:
-            TypeError: nothing in the pipeline is a TorchScript module.
-        """
+    def _require_kind(cls, model_or_pipeline: Any) -> None:
         if not pipeline.has_torchscript(model_or_pipeline):
             raise TypeError(
                 f"this {type(model_or_pipeline).__qualname__} is not, and does not hold, a TorchScript module "
                 "(torch.jit.script, torch.jit.trace, torch.jit.load); use ModelWrapper for eager models"
             )
-        wrapper = super().from_model(model_or_pipeline, mode, model_attr_names, method_names)
-        return cast("JITModelWrapper[T]", wrapper)
 
 
 class JITActorWrapper(JITModelWrapper[T]):
@@ -49,9 +50,23 @@ class JITActorWrapper(JITModelWrapper[T]):
         >>> pipeline = wrapper.load()  # in an actor
     """
 
-    def __init__(self, pipeline_or_script_module: T, model_attr_names: Sequence[str] | None = None) -> None:
-        """Put it into the object store; arguments and errors as in `JITModelWrapper.from_model`."""
-        made = JITModelWrapper.from_model(pipeline_or_script_module, "actor", model_attr_names)
+    def __init__(
+        self,
+        pipeline_or_script_module: T,
+        model_attr_names: Sequence[str] | None = None,
+        **naming: Unpack[NamingArguments],
+    ) -> None:
+        """Put it into the object store.
+
+        Args:
+            pipeline_or_script_module, model_attr_names: as in `ModelWrapper.from_model`.
+            **naming: ``name``, ``lifetime``, ``namespace``, ``get_if_exists``, ``replace``, as there.
+
+        Raises:
+            TypeError: nothing in the pipeline is a TorchScript module.
+            others as `ModelWrapper.from_model`.
+        """
+        made = JITModelWrapper.from_model(pipeline_or_script_module, "actor", model_attr_names, **naming)
         self.__dict__.update(made.__dict__)
 
     @property
@@ -74,10 +89,16 @@ class JITTaskWrapper(standin.StandIn):
     __slots__ = ()
 
     def __new__(
-        cls, pipeline_or_script_module: Any, method_names: Sequence[str] = ("__call__", "forward")
+        cls,
+        pipeline_or_script_module: Any,
+        method_names: Sequence[str] = ("__call__", "forward"),
+        **naming: Unpack[NamingArguments],
     ) -> JITTaskWrapper:
-        """Put it into the object store; arguments and errors as in `JITModelWrapper.from_model`."""
-        outline = JITModelWrapper.from_model(pipeline_or_script_module, "task", method_names=method_names)._skeleton
+        """Put it into the object store; arguments and errors as in `JITActorWrapper`."""
+        made_wrapper = JITModelWrapper.from_model(
+            pipeline_or_script_module, "task", method_names=method_names, **naming
+        )
+        outline = made_wrapper.in_mode("task")._skeleton
         assert outline.interface is not None
         made: JITTaskWrapper = standin.stand_in(cls, outline.image, outline.interface, outline.lease)
         return made

@@ -3,22 +3,32 @@ workers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import pickle
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 import ray
 
 from . import core, errors, image
 from .graph import pipeline
-from .stores import connection, objects
+from .stores import connection, named, objects
+from .stores.keeper import About
+from .stores.named import Lifetime, Name
+from .stores.objects import Reference
 from .tasks import calls, kept, standin
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 T = TypeVar("T")
+W = TypeVar("W", bound="ModelWrapper[Any]")
 
 Mode = Literal["actor", "task"]
 # of each model the image, in task mode with the names of its methods that were asked for
-ModelInfo = Mapping[str, "ray.ObjectRef[Any] | tuple[ray.ObjectRef[Any], set[str]]"]
+ModelInfo = Mapping[str, "Any | tuple[Any, set[str]]"]
 
 
 @dataclass(frozen=True)
@@ -26,19 +36,65 @@ class Outline:
     """What a wrapper itself knows of what it wraps; everything else is in the image.
 
     Attributes:
-        image: the image in the object store.
+        image: the image in the object store, by reference or by name.
         class_name: name of the wrapped object's class.
+        nbytes: length of the image in bytes.
         interface: in task mode, the wrapped object's methods.
-        lease: in the process that wrapped the object, in task mode.
+        lease: in the process that wrapped the object, in task mode, where the image has no name.
     """
 
-    image: ray.ObjectRef[Any]
+    image: Reference | Name
     class_name: str
+    nbytes: int
     interface: standin.Interface | None = None
     lease: kept.Lease | None = field(default=None, compare=False, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Outline, (self.image, self.class_name, self.interface)
+        return Outline, (self.image, self.class_name, self.nbytes, self.interface)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What wrappers of one object have in common, wherever its image is.
+
+    Attributes:
+        class_name, interface: as in `Outline`.
+        models: the names of its models, in task mode with the methods that were asked for.
+        standalone: whether it is a model itself.
+        mode: how it was wrapped.
+    """
+
+    class_name: str
+    interface: standin.Interface
+    models: dict[str, set[str] | None]
+    standalone: bool
+    mode: Mode
+
+
+class _Delete:
+    """``ModelWrapper.delete(name)`` and ``wrapper.delete()``."""
+
+    @overload
+    def __get__(self, wrapper: None, owner: type) -> Callable[[str, str | None], None]: ...
+
+    @overload
+    def __get__(self, wrapper: ModelWrapper[Any], owner: type) -> Callable[[], None]: ...
+
+    def __get__(self, wrapper: ModelWrapper[Any] | None, owner: type) -> Callable[..., None]:
+        return delete if wrapper is None else wrapper._delete
+
+
+def delete(name: str, namespace: str | None = None) -> None:
+    """Forget a named model, and its image. Who has loaded it keeps what was loaded.
+
+    Args:
+        name, namespace: as in `ModelWrapper.from_model`.
+
+    Raises:
+        ModelNotFoundError: there is no model of this name.
+        RayNotInitializedError, ForkedProcessError: Ray cannot be used in this process.
+    """
+    named.delete(named.key(name, namespace))
 
 
 class ModelWrapper(Generic[T]):
@@ -85,8 +141,17 @@ class ModelWrapper(Generic[T]):
         mode: Mode = "actor",
         model_attr_names: Sequence[str] | None = None,
         method_names: Sequence[str] | None = None,
-    ) -> ModelWrapper[T]:
+        *,
+        name: str | None = None,
+        lifetime: Lifetime = None,
+        namespace: str | None = None,
+        get_if_exists: bool = False,
+        replace: bool = False,
+    ) -> Self:
         """Put a model or pipeline into the object store.
+
+        Ray is started, or connected to, if this process has not done so: by the rule of Ray's own calls
+        (``RAY_ADDRESS``; ``RAY_ENABLE_AUTO_CONNECT=0`` turns it off).
 
         Args:
             model_or_pipeline: an ``nn.Module``, or any object that holds some, wherever they hang. All tensors in CPU
@@ -95,46 +160,57 @@ class ModelWrapper(Generic[T]):
             model_attr_names: the pipeline's attributes to name in `model_refs`; found if None. Sharing is not limited
                 to them.
             method_names: in task mode, methods to offer beside the public ones, such as private ones.
+            name: a name under which every process of the cluster can `get` the model.
+            lifetime: None: the model ends with this process (and without a name, with the last wrapper of it).
+                ``"detached"``: the cluster keeps it until `delete`, whoever ends; needs a name.
+            namespace: keeps the names of several teams apart; None is the one that all share, whatever namespace Ray
+                was initialized with.
+            get_if_exists: if the name is in use, give the model that has it and put none.
+            replace: if the name is in use, publish the next version of it; see `latest`.
 
         Returns:
             The wrapper. The model itself is not changed and no longer needed.
 
         Raises:
-            ValueError: an unknown mode, a name in ``model_attr_names`` that is no attribute (`NotAModelError`), or one
-                in ``method_names`` that is no method (`NotAMethodError`).
-            RayNotInitializedError: call ``ray.init()`` first.
+            ValueError: an unknown mode or lifetime, a name in ``model_attr_names`` that is no attribute
+                (`NotAModelError`), one in ``method_names`` that is no method (`NotAMethodError`), or a name that is in
+                use (`NameTakenError`).
+            RayNotInitializedError, ForkedProcessError: Ray cannot be used in this process.
             StoreTooSmallError: the image does not fit into this node's store; nothing was copied.
             UnpicklableError: something in the pipeline cannot be pickled; the message has its path.
             DeviceError: a tensor is not in CPU memory; the message has its path.
         """
         _require_mode(mode)
-        connection.require_ray("Wrapping a model")
-        standalone = isinstance(model_or_pipeline, pipeline.Model)
-        models = pipeline.models(model_or_pipeline, model_attr_names, private=mode == "task")
-        _require_methods([model_or_pipeline, *models.values()], method_names or ())
-        built = image.build(
-            model_or_pipeline, "model" if standalone else "pipeline", pipeline.named_tensors(model_or_pipeline)
-        )
+        naming = named.Naming(name, namespace, lifetime, get_if_exists, replace)
+        cls._require_kind(model_or_pipeline)
+        connection.ensure("Wrapping a model")
+        existing = naming.existing()
+        if existing is not None:
+            return cls._of_name(*existing)
+        built, description = _taken_apart(model_or_pipeline, mode, model_attr_names, method_names)
         reference = objects.put(built.parts, built.carried, built.size)
-        wrapped = type(model_or_pipeline)
-        if mode == "task":
-            described = standin.interface(model_or_pipeline, method_names or ())
-            outline = Outline(reference, wrapped.__qualname__, described, kept.Lease(reference.binary()))
-            chosen = method_names or (calls.CALL,)
-            info: ModelInfo = {
-                name: (reference, {method for method in chosen if hasattr(model, method)})
-                for name, model in models.items()
-            }
+        if name is None:
+            _warn_of_short_life()
+            wrapper = cls._described(Reference(reference), built.size, description, mode)
         else:
-            outline, info = Outline(reference, wrapped.__qualname__), dict.fromkeys(models, reference)
-        wrapper = _restored(cls, outline, info, standalone, mode)
-        if wrapped.__doc__:
-            wrapper.__doc__ = f"{cls.__doc__}\n\nWrapped class documentation:\n{wrapped.__doc__}"
-        wrapper.__annotations__ = dict(getattr(wrapped, "__annotations__", {}))
+            about = _about(built, description)
+            wrapper = cls._of_name(*naming.publish(reference, about))
+        if wrapper.nbytes == built.size:
+            wrapper._document(type(model_or_pipeline))
         return wrapper
 
     @classmethod
-    def for_tasks(cls, model_or_pipeline: T, method_names: Sequence[str] | None = None) -> T:
+    def for_tasks(
+        cls,
+        model_or_pipeline: T,
+        method_names: Sequence[str] | None = None,
+        *,
+        name: str | None = None,
+        lifetime: Lifetime = None,
+        namespace: str | None = None,
+        get_if_exists: bool = False,
+        replace: bool = False,
+    ) -> T:
         """Put a model or pipeline into the object store, and call it in Ray tasks.
 
         The result has the methods of what was wrapped, and each call of one runs as a single Ray task on a node that
@@ -147,7 +223,7 @@ class ModelWrapper(Generic[T]):
             >>> results = list(wrapped.map(batches, progress=True))
 
         Args:
-            model_or_pipeline, method_names: as in `from_model`.
+            model_or_pipeline, method_names, name, lifetime, namespace, get_if_exists, replace: as in `from_model`.
 
         Returns:
             A `ray_zerocopy.tasks.standin.StandIn`, which says more about ``remote``, ``options`` and ``map``.
@@ -155,8 +231,141 @@ class ModelWrapper(Generic[T]):
         Raises:
             as `from_model`.
         """
-        wrapper = cls.from_model(model_or_pipeline, "task", method_names=method_names)
-        return wrapper.load()
+        wrapper = cls.from_model(
+            model_or_pipeline,
+            "task",
+            method_names=method_names,
+            name=name,
+            lifetime=lifetime,
+            namespace=namespace,
+            get_if_exists=get_if_exists,
+            replace=replace,
+        )
+        return wrapper.in_mode("task").load()
+
+    @classmethod
+    def from_factory(
+        cls,
+        make_model: Callable[..., T],
+        *args: Any,
+        name: str | None = None,
+        lifetime: Lifetime = None,
+        namespace: str | None = None,
+        get_if_exists: bool = False,
+        replace: bool = False,
+        mode: Mode = "actor",
+        model_attr_names: Sequence[str] | None = None,
+        method_names: Sequence[str] | None = None,
+        **options: Any,
+    ) -> Self:
+        """Have a task of the cluster make a model and put it into the object store, and wait for it.
+
+        The weights never pass through this process. The image comes back by itself, made by another call, when all
+        nodes that held it are lost. With ``get_if_exists=True`` it is what an actor or a replica writes in its
+        constructor: the first one has the model made, and all others, also those that ask meanwhile, share it.
+
+        Example:
+            >>> wrapper = ModelWrapper.from_factory(
+            ...     load_encoder, "s3://...", name="encoder", lifetime="detached", get_if_exists=True, num_cpus=2
+            ... )
+
+        Args:
+            make_model: gives the model or pipeline; called in a process of its own, with this process's ``sys.path``
+                and runtime environment.
+            *args: its arguments. Plain data or named wrappers, not Ray's references, which end with their owners.
+            name, lifetime, namespace, get_if_exists, replace: as in `from_model`.
+            mode, model_attr_names, method_names: as in `from_model`.
+            **options: Ray's own for the task: ``num_cpus``, ``resources``, ``runtime_env``, ``memory`` and so on.
+
+        Raises:
+            Exception: what the factory raises, in every process that waits for it; whoever asks next tries again.
+            FactoryError: the task came to nothing: its process was killed, or no node has the resources.
+            UnpicklableArgumentError: the factory, or an argument, cannot be sent to another process.
+            ValueError, StoreTooSmallError, UnpicklableError, DeviceError, RayNotInitializedError, ForkedProcessError:
+                as `from_model`.
+        """
+        _require_mode(mode)
+        naming = named.Naming(name, namespace, lifetime, get_if_exists, replace)
+        connection.ensure("Having a model made")
+        existing = naming.existing()
+        if existing is not None:
+            return cls._of_name(*existing)
+        making = functools.partial(
+            _made_in_task, cls, make_model, args, mode, tuple(model_attr_names or ()) or None, tuple(method_names or ())
+        )
+        source = named.called(making, options)
+        if name is not None:
+            return cls._of_name(*naming.publish(source, About()))
+        reference, about = named.make_here(source)
+        _warn_of_short_life()
+        return cls._described(Reference(reference), about.nbytes, pickle.loads(about.wrapper), mode)
+
+    @classmethod
+    def get(
+        cls, name: str, namespace: str | None = None, *, version: int | None = None, mode: Mode | None = None
+    ) -> Self:
+        """The wrapper of a named model, in any process of any job of the cluster.
+
+        Args:
+            name, namespace: as in `from_model`.
+            version: None: the newest. An older one can be had for some seconds after a newer one was published.
+            mode: None: the one in which it was published.
+
+        Raises:
+            ModelNotFoundError: there is no model of this name, or this version is gone; the message says which are.
+            RayNotInitializedError, ForkedProcessError: Ray cannot be used in this process.
+        """
+        if mode is not None:
+            _require_mode(mode)
+        found = named.find(named.key(name, namespace), version)
+        wrapper = cls._of_name(*found)
+        return wrapper if mode is None else wrapper.in_mode(mode)
+
+    delete = _Delete()
+
+    @property
+    def name(self) -> str | None:
+        """The model's name; None if it has none."""
+        return self._skeleton.image.name if isinstance(self._skeleton.image, Name) else None
+
+    @property
+    def namespace(self) -> str | None:
+        """The namespace of its name; None if it has none."""
+        return self._skeleton.image.namespace if isinstance(self._skeleton.image, Name) else None
+
+    @property
+    def version(self) -> int | None:
+        """The version that this wrapper loads, from 1; None for a model without a name."""
+        return self._skeleton.image.version if isinstance(self._skeleton.image, Name) else None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the image: what each node's store holds of it once."""
+        return self._skeleton.nbytes
+
+    def latest(self) -> Self:
+        """The wrapper of the newest version of this name: this very wrapper if it is the newest. Takes a millisecond.
+
+        Example:
+            >>> newest = self.wrapper.latest()
+            >>> if newest is not self.wrapper:  # or: newest.version != self.wrapper.version
+            ...     self.wrapper, self.model = newest, newest.load()
+
+        Raises:
+            ModelNotFoundError: the name was deleted.
+            ValueError: the model has no name.
+        """
+        image = self._required_name("latest()")
+        found, about = named.find((image.namespace, image.name))
+        return self if found == image else type(self)._of_name(found, about).in_mode(self._mode)
+
+    def in_mode(self, mode: Mode) -> Self:
+        """The same named model for `load` in actors (``"actor"``) or for calls in tasks (``"task"``)."""
+        _require_mode(mode)
+        if mode == self._mode:
+            return self
+        image = self._required_name("in_mode()")
+        return type(self)._of_name(*named.find((image.namespace, image.name), image.version), mode=mode)
 
     def load(self, prefault: bool = False) -> T:
         """Rebuild the model or pipeline in this process, over the one copy of its weights on this node.
@@ -178,7 +387,7 @@ class ModelWrapper(Generic[T]):
         if outline.interface is not None:
             made: T = standin.stand_in(standin.StandIn, outline.image, outline.interface, outline.lease)
             return made
-        memory, carried = objects.get(outline.image)
+        memory, carried = objects.received(outline.image.fetch())
         loaded: T = image.load(memory, carried)
         if prefault:
             core.prefault(core.address(memory), memory.nbytes)
@@ -188,8 +397,9 @@ class ModelWrapper(Generic[T]):
     def model_refs(self) -> dict[str, ray.ObjectRef[Any]]:
         """The name of each model of the pipeline (``"model"`` for a bare module) and the object that holds it.
 
-        All models of a pipeline are in one image, so all names have the same reference."""
-        return {name: info[0] if isinstance(info, tuple) else info for name, info in self._model_info.items()}
+        All models of a pipeline are in one image, so all names have the same reference. That of a named model is
+        borrowed from the cluster for as long as one holds it."""
+        return dict.fromkeys(self._model_info, self._skeleton.image.reference())
 
     def serialize(self) -> dict[str, Any]:
         """The wrapper as a dictionary that `deserialize` takes.
@@ -210,7 +420,7 @@ class ModelWrapper(Generic[T]):
         model_info: ModelInfo,
         is_standalone_module: bool = False,
         mode: Mode = "actor",
-    ) -> ModelWrapper[T]:
+    ) -> Self:
         """Undo `serialize`: ``ModelWrapper.deserialize(**wrapper.serialize())``."""
         return _restored(cls, skeleton, model_info, is_standalone_module, mode)
 
@@ -221,12 +431,118 @@ class ModelWrapper(Generic[T]):
 
     def __repr__(self) -> str:
         names = ", ".join(self._model_info)
-        return f"{type(self).__name__}({self._skeleton.class_name}, mode={self._mode!r}, models=[{names}])"
+        known = f"name={self.name!r}, version={self.version}, " if self.name is not None else ""
+        return (
+            f"{type(self).__name__}({self._skeleton.class_name}, {known}mode={self._mode!r}, models=[{names}], "
+            f"{self.nbytes:,} bytes)"
+        )
+
+    # --- inside ---
+
+    @classmethod
+    def _require_kind(cls, model_or_pipeline: Any) -> None:
+        """Raise unless this class wraps such models."""
+
+    @classmethod
+    def _described(cls, image: Reference | Name, nbytes: int, description: Description, mode: Mode) -> Self:
+        lease = interface = None
+        if mode == "task":
+            interface = description.interface
+            lease = kept.Lease(image.key) if isinstance(image, Reference) else None
+        info: ModelInfo = {
+            name: image if methods is None else (image, methods) for name, methods in description.models.items()
+        }
+        outline = Outline(image, description.class_name, nbytes, interface, lease)
+        return _restored(cls, outline, info, description.standalone, mode)
+
+    @classmethod
+    def _of_name(cls, image: Name, about: About, mode: Mode | None = None) -> Self:
+        description: Description = pickle.loads(about.wrapper)
+        return cls._described(image, about.nbytes, description, mode or description.mode)
+
+    def _document(self, wrapped: type) -> None:
+        if wrapped.__doc__:
+            self.__doc__ = f"{type(self).__doc__}\n\nWrapped class documentation:\n{wrapped.__doc__}"
+        self.__annotations__ = dict(getattr(wrapped, "__annotations__", {}))
+
+    def _required_name(self, what: str) -> Name:
+        image = self._skeleton.image
+        if not isinstance(image, Name):
+            raise ValueError(
+                f"{what} is for named models, and this {self._skeleton.class_name} has no name: "
+                "ModelWrapper.from_model(model, name=...)"
+            )
+        return image
+
+    def _delete(self) -> None:
+        """Forget the model's name, and its image. Who has loaded it keeps what was loaded.
+
+        Raises:
+            ModelNotFoundError: the name was deleted already, or stands for another version.
+            ValueError: the model has no name; it ends with its wrappers.
+        """
+        image = self._required_name("delete()")
+        named.delete((image.namespace, image.name), image.token)
 
 
-def _restored(
-    cls: type[ModelWrapper[T]], skeleton: Outline, model_info: ModelInfo, is_standalone_module: bool, mode: Mode
-) -> ModelWrapper[T]:
+def _taken_apart(
+    model_or_pipeline: Any, mode: Mode, model_attr_names: Sequence[str] | None, method_names: Sequence[str] | None
+) -> tuple[image.Image, Description]:
+    """The image of a model or pipeline, and what is to be said of it."""
+    standalone = isinstance(model_or_pipeline, pipeline.Model)
+    models = pipeline.models(model_or_pipeline, model_attr_names, private=mode == "task")
+    _require_methods([model_or_pipeline, *models.values()], method_names or ())
+    built = image.build(
+        model_or_pipeline, "model" if standalone else "pipeline", pipeline.named_tensors(model_or_pipeline)
+    )
+    chosen = method_names or (calls.CALL,)
+    description = Description(
+        type(model_or_pipeline).__qualname__,
+        standin.interface(model_or_pipeline, method_names or ()),
+        {
+            name: {method for method in chosen if hasattr(model, method)} if mode == "task" else None
+            for name, model in models.items()
+        },
+        standalone,
+        mode,
+    )
+    return built, description
+
+
+def _about(built: image.Image, description: Description) -> About:
+    return About(pickle.dumps(description), description.class_name, built.size, built.tensors)
+
+
+def _made_in_task(
+    cls: type[ModelWrapper[T]],
+    make_model: Callable[..., T],
+    args: tuple[Any, ...],
+    mode: Mode,
+    model_attr_names: Sequence[str] | None,
+    method_names: Sequence[str] | None,
+) -> tuple[objects.Outgoing, dict[str, Any]]:
+    """What `from_factory` has a task do: the image, and the fields of `About` that are known now."""
+    model = make_model(*args)
+    cls._require_kind(model)
+    built, description = _taken_apart(model, mode, model_attr_names, method_names)
+    about = _about(built, description)
+    report = {name: getattr(about, name) for name in ("wrapper", "class_name", "nbytes", "tensors")}
+    return objects.outgoing(built.parts, built.carried, built.size, owner=(built, model)), report
+
+
+def _warn_of_short_life() -> None:
+    if connection.in_task():
+        warnings.warn(
+            "a model was wrapped in a Ray task: its image belongs to the process that runs the task, and when that "
+            "ends, as those of tasks do, nobody can load it any more. Give it to the cluster instead: "
+            "ModelWrapper.from_model(model, name=..., lifetime='detached'), or wrap it in a driver or an actor that "
+            "outlives its users.",
+            errors.ShortLivedOwnerWarning,
+            stacklevel=3,
+        )
+
+
+def _restored(cls: type[W], skeleton: Outline, model_info: ModelInfo, is_standalone_module: bool, mode: Mode) -> W:
     wrapper = cls.__new__(cls)
     ModelWrapper.__init__(wrapper, skeleton, model_info, is_standalone_module, mode)
     return wrapper

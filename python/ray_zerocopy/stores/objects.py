@@ -18,6 +18,7 @@ import os
 import pickle
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,27 +43,47 @@ def put(parts: list[Bytes], carried: list[Any], size: int) -> ray.ObjectRef[Any]
         StoreTooSmallError: before anything is copied.
     """
     connection.require_ray("Putting a model into the object store")
-    _require_room(size)
-    return ray.put(Outgoing(list(_pieces(parts)), carried, size))
+    return ray.put(outgoing(parts, carried, size))
 
 
-def get(reference: ray.ObjectRef[Any]) -> tuple[Bytes, list[Any]]:
-    """An image's memory, this process's own to write to, and what was carried with it.
-
-    The object stays pinned in the store, and the mapping stays, as long as the returned array or anything made of it
-    lives.
+def outgoing(parts: list[Bytes], carried: list[Any], size: int, owner: Any = None) -> Outgoing:
+    """An image as a task returns it, once this node's store was seen to be large enough; arguments as `put`.
 
     Raises:
-        RayNotInitializedError, ForkedProcessError.
-        ImageLostError: the object is gone.
-        IsolationError: the isolation asked for cannot be had.
+        StoreTooSmallError: it is not.
     """
-    connection.require_ray("Loading a model")
-    try:
-        incoming = ray.get(reference)
-    except (ObjectLostError, ReferenceCountingAssertionError) as cause:
-        raise lost(cause) from cause
-    return received(incoming)
+    require_room(size)
+    return Outgoing(list(_pieces(parts)), carried, size, owner)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An image without a name: it ends with its last reference, or the process that put it."""
+
+    object: ray.ObjectRef[Any]
+
+    @property
+    def key(self) -> bytes:
+        """What processes keep a loaded pipeline under, and the entry in the table that says whether it is in use."""
+        return self.object.binary()
+
+    def reference(self) -> ray.ObjectRef[Any]:
+        """The reference itself."""
+        return self.object
+
+    def fetch(self, timeout: float | None = None) -> Any:
+        """What is in the store: an `Incoming`.
+
+        Raises:
+            RayNotInitializedError, ForkedProcessError.
+            ImageLostError: the object is gone.
+            LoadTimeoutError.
+        """
+        connection.require_ray("Loading a model")
+        try:
+            return connection.fetch(self.object, timeout)
+        except (ObjectLostError, ReferenceCountingAssertionError) as cause:
+            raise lost(cause) from cause
 
 
 def lost(cause: Exception) -> errors.ImageLostError:
@@ -76,7 +97,18 @@ def lost(cause: Exception) -> errors.ImageLostError:
 
 
 def received(incoming: Any) -> tuple[Bytes, list[Any]]:
-    """As `get`, of what Ray has got already, as an argument of a task."""
+    """An image's memory, this process's own to write to, and what was carried with it.
+
+    The object stays pinned in the store, and the mapping stays, as long as the returned array or anything made of it
+    lives.
+
+    Args:
+        incoming: what Ray gave for an image's reference.
+
+    Raises:
+        ForeignImageError: it is no image.
+        IsolationError: the isolation asked for cannot be had.
+    """
     if not isinstance(incoming, _Incoming):
         raise errors.ForeignImageError(
             f"the object in the store is a {type(incoming).__qualname__}, not an image of ray-zerocopy"
@@ -102,8 +134,17 @@ def _pieces(parts: list[Bytes]) -> Iterator[Bytes]:
 
 
 class Outgoing:
-    def __init__(self, buffers: list[Bytes], carried: list[Any], size: int) -> None:
-        self._buffers, self._carried, self._size = buffers, carried, size
+    """An image on its way into the store, by `ray.put` or as what a task returns.
+
+    Attributes:
+        buffers: its parts, as in `put`, or pieces of them.
+        carried: as in `put`.
+        size: length of the whole in bytes.
+        owner: what keeps the buffers' memory alive until Ray has written it.
+    """
+
+    def __init__(self, buffers: list[Bytes], carried: list[Any], size: int, owner: Any = None) -> None:
+        self._buffers, self._carried, self._size, self._owner = buffers, carried, size, owner
 
     def __reduce__(self) -> Any:
         return _Incoming, (self._carried, self._size, *map(pickle.PickleBuffer, self._buffers))
@@ -167,7 +208,7 @@ def map_again(start: int, size: int) -> tuple[int, settings.Isolation]:
 _capacities: dict[str, int] = {}  # per node; a store never changes its size, and asking takes a millisecond
 
 
-def _require_room(size: int) -> None:
+def require_room(size: int) -> None:
     node = ray.get_runtime_context().get_node_id()
     if node not in _capacities:
         _capacities.update(_stores())

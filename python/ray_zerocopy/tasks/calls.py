@@ -17,11 +17,12 @@ import torch
 from .. import errors, image
 from ..graph import exported
 from ..stores import objects
+from ..stores.named import Name
 from . import kept
 
 CALL = "__call__"
 
-Call = tuple[bytes, tuple[str, ...], str, bool]  # id of the image, path of the part, method, fresh
+Call = tuple[bytes, tuple[str, ...], str, bool]  # key of the image, path of the part, method, fresh
 
 here = kept.Kept()  # what this process keeps
 
@@ -30,7 +31,7 @@ def _called(incoming: Any, call: Call, args: tuple[Any, ...], kwargs: dict[str, 
     key, path, name, fresh = call
 
     def load() -> Any:
-        return image.load(*objects.received(incoming))
+        return image.load(*objects.received(incoming.fetch() if isinstance(incoming, Name) else incoming))
 
     whole = load() if fresh else here.get(key, load)
     part = functools.reduce(getattr, path, whole)
@@ -48,7 +49,7 @@ def _called(incoming: Any, call: Call, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 def run_call(incoming: Any, call: Call, /, *args: Any, **kwargs: Any) -> Any:
-    """A task: one call of a method of the pipeline in an image."""
+    """A task: one call of a method of the pipeline in an image, which comes as an argument of the task or by name."""
     try:
         return _called(incoming, call, args, kwargs)
     finally:

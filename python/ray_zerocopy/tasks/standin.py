@@ -28,6 +28,8 @@ from ray.exceptions import ObjectLostError
 from .. import errors, image
 from ..graph import pipeline
 from ..stores import connection, objects
+from ..stores.named import Name
+from ..stores.objects import Reference
 from . import calls, kept
 from .calls import CALL, Call
 
@@ -131,7 +133,7 @@ class Method:
         """
         connection.require_ray(f"Calling {self.__qualname__}")
         try:
-            return self._target.task(self._name).remote(self._target.image, self._call, *args, **kwargs)
+            return self._target.task(self._name).remote(self._target.argument, self._call, *args, **kwargs)
         except Exception as cause:
             for label, value in [*enumerate(args), *kwargs.items()]:
                 try:
@@ -186,13 +188,13 @@ class Method:
         try:
             return None if started is None else ray.get(started)
         except ObjectLostError as cause:
-            if cause.object_ref_hex == self._target.image.hex():
+            if cause.object_ref_hex == self._target.image.key.hex():
                 raise objects.lost(cause) from cause
             raise
 
     @property
     def _call(self) -> Call:
-        return self._target.image.binary(), self._target.path, self._name, self._target.fresh
+        return self._target.image.key, self._target.path, self._name, self._target.fresh
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -225,13 +227,18 @@ def _bar(name: str, iterables: tuple[Iterable[Any], ...]) -> Any:
 class _Target:
     """What the calls of a stand-in go to: a part of an image, and how."""
 
-    image: ray.ObjectRef[Any]
+    image: Reference | Name
     interface: Interface
     path: tuple[str, ...] = ()
     fresh: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     lease: kept.Lease | None = None
     tasks: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def argument(self) -> Any:
+        """What a task gets: the reference, for which Ray prefers nodes that have the image; or the name."""
+        return self.image.object if isinstance(self.image, Reference) else self.image
 
     def task(self, method: str) -> Any:
         """The Ray task that calls a method: made once, which takes longer than all else that a call does here."""
@@ -251,7 +258,7 @@ class _Target:
 
     def here(self) -> Any:
         """What the stand-in stands for, loaded in this process."""
-        loaded = calls.here.get(self.image.binary(), lambda: image.load(*objects.get(self.image)))
+        loaded = calls.here.get(self.image.key, lambda: image.load(*objects.received(self.image.fetch())))
         return functools.reduce(getattr, self.path, loaded)
 
     def __reduce__(self) -> Any:
@@ -375,16 +382,16 @@ class _Offer:
         return instance._method(self._name, self._function)
 
 
-def stand_in(base: type[StandIn], reference: ray.ObjectRef[Any], described: Interface, lease: kept.Lease | None) -> Any:
+def stand_in(base: type[StandIn], place: Reference | Name, described: Interface, lease: kept.Lease | None) -> Any:
     """A stand-in for the object in an image.
 
     Args:
         base: `StandIn` or a subclass.
-        reference: the image.
+        place: the image.
         described: what `interface` says of the object.
         lease: kept as long as the stand-in.
     """
-    return _made(base, _Target(reference, described, lease=lease))
+    return _made(base, _Target(place, described, lease=lease))
 
 
 def _made(base: type[StandIn], target: _Target) -> Any:

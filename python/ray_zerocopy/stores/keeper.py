@@ -1,0 +1,480 @@
+"""The keeper: one detached actor for the cluster, which owns the named images and knows their names.
+
+Whoever submits a task owns what it returns, so the keeper submits the tasks that make images: `make` copies what
+another process has put, or calls a factory. The keeper holds references and never an image itself, runs on the head
+node (without which there is no cluster), takes no CPU, and does not import torch.
+
+What it must know again after a restart (names, versions, factories) stands in Ray's internal key-value table, one entry
+a name, written before the maker hears of it. The images themselves go with the keeper's process, which owned them:
+those that a factory has made are made again when they are asked for, others are *lost* and say why.
+
+Relied upon, tried with ray 2.40 and 2.60: `ray.experimental.internal_kv`, the resource ``node:__internal_head__``,
+and GCS's table of workers and jobs (`_ended`). tests/test_keeper.py fails when one goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import pickle
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import ray
+from ray import cloudpickle
+from ray.exceptions import RayError
+from ray.experimental import internal_kv
+
+NAME, NAMESPACE = "keeper", "ray_zerocopy"  # of the actor, in Ray's terms
+
+HEAD = {"node:__internal_head__": 0.001}
+
+# For how long the version before the newest can still be loaded though it is nobody's any more: a process that has
+# asked for the newest one needs a moment to load it.
+GRACE_SECONDS = 3.0
+_SWEEP_SECONDS = 2.0
+
+_TABLE = b"ray_zerocopy"
+_PREFIX = b"model\0"
+_LEASE = b"version\0"
+
+# --- what travels to and from the keeper -------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """How an image comes into the keeper's ownership.
+
+    Attributes:
+        call: a pickled function of no arguments but ``references`` that gives an `objects.Outgoing` and a report, a
+            dictionary of `About`'s fields to replace.
+        references: what the call needs from the store; they are not kept.
+        options: Ray's options for the task.
+        path: entries of ``sys.path`` that the call's imports may need.
+        repeatable: whether the call can be made again when the image is lost.
+    """
+
+    call: bytes
+    references: list[Any] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+    path: tuple[str, ...] = ()
+    repeatable: bool = False
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of an image.
+
+    Attributes:
+        wrapper: what a wrapper knows, for `wrappers` alone: pickled, and never unpickled by the keeper.
+        class_name: name of the wrapped object's class.
+        nbytes: length of the image in bytes.
+        tensors: number of named tensors.
+        maker: the process that made it, in words.
+        bound: the process with which it ends (``worker:<id>`` or ``job:<id>``); None if detached.
+    """
+
+    wrapper: bytes = b""
+    class_name: str = ""
+    nbytes: int = 0
+    tensors: int = 0
+    maker: str = ""
+    bound: str | None = None
+
+
+Outcome = Literal["made", "exists", "taken", "missing", "replaced", "lost", "raised", "failed"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the keeper says.
+
+    Attributes:
+        outcome: ``made``, ``exists``: there is a model, described by the other fields; ``taken``: the name is another
+            model's; ``missing``: there is no such name; ``replaced``: that version is gone; ``lost``: the image is;
+            ``raised``: the factory raised; ``failed``: the task that should have made the image came to nothing.
+        version, token, about: of the model.
+        image: a list of the one reference, where it was asked for.
+        error: for ``raised``, the pickled exception.
+        reason: for the others, in words.
+        names: for ``missing``: all names, as (namespace, name).
+    """
+
+    outcome: Outcome
+    version: int = 0
+    token: str = ""
+    about: About = About()
+    image: list[Any] = field(default_factory=list)
+    error: bytes = b""
+    reason: str = ""
+    names: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass
+class Version:
+    """One version of a named model.
+
+    Attributes:
+        number: from 1.
+        token: tells it from any other version of any other model, also of one with the same name and number.
+        about: see `About`.
+        made: seconds since 1970.
+        source: how to make the image again, if one can.
+        image: its reference; None: lost, or to be made again.
+        reason: why it is lost.
+    """
+
+    number: int
+    token: str
+    about: About
+    made: float
+    source: Source | None = None
+    image: Any = None
+    reason: str = ""
+
+
+# --- the task that makes an image --------------------------------------------------------------------
+
+
+def make(source: Source) -> Any:
+    """A task: an image, and what is to be said of it."""
+    sys.path += [entry for entry in source.path if entry not in sys.path]
+    try:
+        outgoing, report = pickle.loads(source.call)(*source.references)
+    except Exception as error:
+        return None, {"error": portable(error)}
+    return outgoing, report
+
+
+def portable(error: Exception) -> bytes:
+    """An exception as bytes; one that cannot be pickled becomes a RuntimeError with its text."""
+    text = "".join(traceback.format_exception(error))
+    try:
+        data = cloudpickle.dumps((error, text))
+        pickle.loads(data)
+    except Exception:
+        data = cloudpickle.dumps((RuntimeError(f"{type(error).__qualname__}: {error}"), text))
+    return bytes(data)
+
+
+copying: Any = ray.remote(num_cpus=0, num_returns=2, max_retries=0)(make)
+# A factory leaves its imports, its module paths and its memory behind: its process does nothing else.
+building: Any = ray.remote(num_returns=2, max_calls=1)(make)
+
+# --- the actor ---------------------------------------------------------------------------------------
+
+Key = tuple[str, str]  # namespace, name
+
+
+class Keeper:
+    """See the head of this file. Its methods are called through `named` only."""
+
+    def __init__(self) -> None:
+        self._models: dict[Key, Version] = {}
+        self._before: dict[Key, Version] = {}  # of each name, the version before the newest, for a moment
+        self._locks: dict[Key, asyncio.Lock] = {}
+        self._builds: dict[Key, asyncio.Task[Answer]] = {}
+        self._sweeping: asyncio.Task[None] | None = None
+        for key, version in _restored():
+            version.reason = "the keeper's process, which owned it, has ended"
+            self._models[key] = version
+
+    async def publish(
+        self, key: Key, token: str, source: Source, about: About, replace: bool, get_if_exists: bool
+    ) -> Answer:
+        """Take an image over under a name; of a factory, `building` it.
+
+        The caller makes ``token``. A call that is repeated since the keeper has restarted finds its own token."""
+        while get_if_exists and key in self._builds:
+            answer = await asyncio.shield(self._builds[key])
+            if answer.outcome != "taken":  # which that caller minded, and this one does not
+                return answer
+        build = asyncio.ensure_future(self._published(key, token, source, about, replace, get_if_exists))
+        if source.repeatable:
+            self._builds.setdefault(key, build)
+            build.add_done_callback(lambda ended: self._builds.get(key) is ended and self._builds.pop(key))
+        return await asyncio.shield(build)
+
+    async def own(self, key: Key, token: str, image: list[Any], about: About, replace: bool, exists: bool) -> Answer:
+        """Know an image under a name that its maker goes on owning."""
+        async with self._lock(key):
+            found = self._found(key, token, replace, exists)
+            return found or self._add(key, token, image[0], about, None)
+
+    async def look_up(self, key: Key, version: int | None, token: str | None, image: bool) -> Answer:
+        """A version of a model, the newest if None; with ``image``, its reference."""
+        newest, before = self._current(key), self._before.get(key)
+        if newest is None:
+            return Answer("missing", names=list(self._models))
+        if version is None or version == newest.number:
+            found = newest
+        elif before is not None and before.number == version:
+            found = before
+        else:
+            return Answer("replaced", newest.number)
+        if token not in (None, found.token):
+            return Answer("replaced", newest.number, reason="the name was deleted and given again")
+        if _state(found) == "lost":
+            return _answer("lost", found)
+        if not image:
+            return _answer("exists", found)
+        if found.image is None:
+            return await self._again(key, found)
+        return _answer("exists", found, image=[found.image])
+
+    async def lose(self, key: Key, token: str, image: str, reason: str) -> None:
+        """Hear that the image with this id cannot be had any more."""
+        for version in (self._models.get(key), self._before.get(key)):
+            if version is not None and version.token == token and version.image and version.image.hex() == image:
+                version.image, version.reason = None, reason
+
+    async def delete(self, key: Key, token: str | None) -> bool:
+        """Forget a name, and its image; with a token, only if it still stands for that version."""
+        async with self._lock(key):
+            version = self._models.get(key)
+            if version is None or token not in (None, version.token):
+                return False
+            self._forget(key)
+            return True
+
+    async def list(self) -> list[dict[str, Any]]:
+        """All that can be loaded or could be, oldest first."""
+        for key in list(self._models):
+            self._current(key)
+        rows = [(key, version) for table in (self._models, self._before) for key, version in table.items()]
+        now = time.time()
+        return [
+            {
+                "namespace": key[0],
+                "name": key[1],
+                "version": version.number,
+                "class_name": version.about.class_name,
+                "nbytes": version.about.nbytes,
+                "tensors": version.about.tensors,
+                "nodes": _nodes(version.image),
+                "age": now - version.made,
+                "maker": version.about.maker,
+                "detached": version.about.bound is None,
+                "state": _state(version),
+                "object_id": version.image.hex() if version.image is not None else "",
+            }
+            for key, version in sorted(rows, key=lambda row: row[1].made)
+        ]
+
+    # --- inside ---
+
+    def _lock(self, key: Key) -> asyncio.Lock:
+        return self._locks.setdefault(key, asyncio.Lock())
+
+    async def _published(
+        self, key: Key, token: str, source: Source, about: About, replace: bool, exists: bool
+    ) -> Answer:
+        async with self._lock(key):
+            found = self._found(key, token, replace, exists)
+            if found:
+                return found
+            image, about, problem = await _made(source, about)
+            return problem or self._add(key, token, image, about, source if source.repeatable else None)
+
+    def _found(self, key: Key, token: str, replace: bool, exists: bool) -> Answer | None:
+        """What to say where the name is in use, unless a next version shall be made."""
+        version = self._current(key)
+        if version is None or _state(version) == "lost":
+            return None
+        if version.token == token:
+            return _answer("made", version) if version.image is not None else None
+        if replace:
+            return None
+        return _answer("exists" if exists else "taken", version)
+
+    def _add(self, key: Key, token: str, image: Any, about: About, source: Source | None) -> Answer:
+        before = self._models.get(key)
+        number = 1 if before is None else before.number if before.token == token else before.number + 1
+        version = Version(number, token, about, time.time(), source, image)
+        _put(key, version)
+        self._models[key] = version
+        if before is not None and before.token != token:
+            self._retire(key, before)
+        if about.bound is not None and self._sweeping is None:
+            self._sweeping = asyncio.ensure_future(self._sweep())
+        return _answer("made", version)
+
+    def _retire(self, key: Key, version: Version) -> None:
+        self._drop_before(key)
+        self._before[key] = version
+
+        def end() -> None:
+            if self._before.get(key) is version:
+                self._drop_before(key)
+
+        asyncio.get_running_loop().call_later(GRACE_SECONDS, end)
+
+    def _drop_before(self, key: Key) -> None:
+        version = self._before.pop(key, None)
+        if version is not None:
+            _end_lease(version.token)
+
+    def _forget(self, key: Key) -> None:
+        version = self._models.pop(key)
+        _delete(key)
+        _end_lease(version.token)
+        self._drop_before(key)
+        if not self._locks[key].locked() if key in self._locks else False:
+            del self._locks[key]
+
+    def _current(self, key: Key) -> Version | None:
+        version = self._models.get(key)
+        if version is not None and version.about.bound is not None and _ended(version.about.bound):
+            self._forget(key)
+            return None
+        return version
+
+    async def _again(self, key: Key, version: Version) -> Answer:
+        """Make an image again that was lost; all who ask meanwhile wait for the same one."""
+        async with self._lock(key):
+            if version.image is None:
+                assert version.source is not None
+                image, about, problem = await _made(version.source, version.about)
+                if problem:
+                    return problem
+                version.image, version.about, version.reason = image, about, ""
+            return _answer("exists", version, image=[version.image])
+
+    async def _sweep(self) -> None:
+        """Forget the models of processes that have ended."""
+        while any(version.about.bound is not None for version in self._models.values()):
+            await asyncio.sleep(_SWEEP_SECONDS)
+            for key in list(self._models):
+                with contextlib.suppress(RayError, RuntimeError):  # GCS does not answer: it is asked again
+                    self._current(key)
+        self._sweeping = None
+
+
+async def _made(source: Source, about: About) -> tuple[Any, About, Answer | None]:
+    """Submit the task that makes an image, and wait for its end; it is not brought here."""
+    task = building if source.repeatable else copying
+    options = source.options if source.repeatable else {**source.options, **_on_head(about.nbytes)}
+    try:
+        image, report = task.options(**options).remote(source)
+        found = await report
+    except (RayError, ValueError) as error:  # the process or its node was lost, or the task cannot be scheduled
+        return None, about, Answer("failed", about=about, reason=f"{type(error).__name__}: {error}")
+    if "error" in found:
+        return None, about, Answer("raised", about=about, error=found["error"])
+    return image, About(**{**about.__dict__, **found}), None
+
+
+def _on_head(nbytes: int) -> dict[str, Any]:
+    """Where a copy that cannot be made again is to lie: on the head node, which lasts as long as the cluster, if its
+    store could hold it."""
+    for node in ray.nodes():
+        if "node:__internal_head__" in node["Resources"]:
+            return {"resources": HEAD} if node["Resources"].get("object_store_memory", 0) > nbytes else {}
+    return {}
+
+
+def _answer(outcome: Outcome, version: Version, image: list[Any] | None = None) -> Answer:
+    return Answer(outcome, version.number, version.token, version.about, image or [], reason=version.reason)
+
+
+def _nodes(image: Any) -> list[str]:
+    """The nodes that hold a copy."""
+    if image is None:
+        return []
+    # one at a time: asked for the objects of several owners at once, Ray 2.60 ends the process ("Promise already
+    # satisfied")
+    return list(ray.experimental.get_object_locations([image])[image]["node_ids"])
+
+
+def _state(version: Version) -> str:
+    if version.image is not None:
+        return "ready"
+    return "lost" if version.source is None else "made on demand"
+
+
+def _ended(bound: str) -> bool:
+    """Whether a process has ended."""
+    from ray._private import state
+    from ray.core.generated import gcs_pb2
+
+    table: Any = gcs_pb2
+
+    kind, _, name = bound.partition(":")
+    accessor = _accessor(state.state)
+    if kind == "job":
+        return any(job["JobID"] == name and job["IsDead"] for job in state.state.job_table())
+    data = accessor.get_worker_info(ray.WorkerID(bytes.fromhex(name)))
+    return data is None or not table.WorkerTableData.FromString(data).is_alive
+
+
+def _accessor(state: Any) -> Any:
+    if hasattr(state, "_connect_and_get_accessor"):
+        return state._connect_and_get_accessor()
+    state._check_connected()  # before ray 2.60
+    return state.global_state_accessor
+
+
+# --- the table ---------------------------------------------------------------------------------------
+
+
+def _row(key: Key) -> bytes:
+    return _PREFIX + "\0".join(key).encode()
+
+
+def _put(key: Key, version: Version) -> None:
+    fields = {**version.__dict__, "about": version.about.__dict__, "image": None}
+    fields["source"] = version.source and {**version.source.__dict__, "references": []}
+    internal_kv._internal_kv_put(lease(version.token), b"", namespace=_TABLE)
+    internal_kv._internal_kv_put(_row(key), pickle.dumps(fields), namespace=_TABLE)
+
+
+def _delete(key: Key) -> None:
+    internal_kv._internal_kv_del(_row(key), namespace=_TABLE)
+
+
+def lease(token: str) -> bytes:
+    """What stands in the table as long as a version can be loaded, for workers that keep what they loaded from it."""
+    return _LEASE + token.encode()
+
+
+def _end_lease(token: str) -> None:
+    internal_kv._internal_kv_del(lease(token), namespace=_TABLE)
+
+
+def _restored() -> Iterator[tuple[Key, Version]]:
+    ended = set(internal_kv._internal_kv_list(_LEASE, namespace=_TABLE))
+    for row in internal_kv._internal_kv_list(_PREFIX, namespace=_TABLE):
+        data = internal_kv._internal_kv_get(row, namespace=_TABLE)
+        if data is None:
+            continue
+        fields = pickle.loads(data)
+        ended.discard(lease(fields["token"]))
+        fields["about"] = About(**fields["about"])
+        fields["source"] = fields["source"] and Source(**fields["source"])
+        namespace, name = row[len(_PREFIX) :].decode().split("\0")
+        yield (namespace, name), Version(**fields)
+    for row in ended:
+        internal_kv._internal_kv_del(row, namespace=_TABLE)
+
+
+_OPTIONS: dict[str, Any] = {
+    "name": NAME,
+    "namespace": NAMESPACE,
+    "lifetime": "detached",
+    "get_if_exists": True,
+    "num_cpus": 0,
+    "resources": HEAD,
+    "max_restarts": -1,
+    "max_task_retries": -1,
+    "max_concurrency": 1000,
+}
+_actor: Any = ray.remote(Keeper)
+
+
+def actor() -> Any:
+    """The one keeper of the cluster, started if there is none."""
+    return _actor.options(**_OPTIONS).remote()
