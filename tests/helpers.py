@@ -54,6 +54,12 @@ def private_bytes(address: int, length: int) -> int:
     return mapped_bytes("Private_Dirty:", address, length)
 
 
+def anonymous_bytes() -> int:
+    """This process's private memory that no file is behind."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon:"))
+
+
 def mapped_bytes(kind: str, address: int, length: int) -> int:
     """Sum of one line of /proc/self/smaps over the mappings that touch a range of memory."""
     total, inside = 0, False
@@ -98,10 +104,12 @@ def settles(condition: Callable[[], bool], seconds: float = 20) -> bool:
     return condition()
 
 
-def run_script(text: str, timeout: float = 180, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_script(
+    text: str, timeout: float = 180, arguments: tuple[str, ...] = (), **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run a program in a fresh interpreter; its output is in the error when it fails."""
     result = subprocess.run(
-        [sys.executable, "-c", text] if "\n" in text else [sys.executable, text],
+        [sys.executable, "-c", text] if "\n" in text else [sys.executable, text, *arguments],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,

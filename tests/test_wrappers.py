@@ -66,7 +66,7 @@ def test_a_wrapper_keeps_the_wrapped_classs_documentation(cluster):
 def test_a_wrapper_is_not_callable_and_its_repr_says_what_it_holds(cluster):
     wrapper = ModelWrapper.from_model(zoo.Pipeline())
     assert not callable(wrapper)
-    assert repr(wrapper) == "ModelWrapper(Pipeline, mode='actor', models=[encoder, decoder])"
+    assert repr(wrapper) == "ModelWrapper(Pipeline, mode='actor', models=[encoder, decoder], 4,096 bytes)"
 
 
 def test_the_public_names():

@@ -48,6 +48,12 @@ class Pipeline:
         return self.decoder(self.encoder(x)) / self.config["temperature"]
 
 
+def seeded_pipeline() -> Pipeline:
+    """The same in every process."""
+    torch.manual_seed(0)
+    return Pipeline()
+
+
 class Slotted:
     __slots__ = ("model", "note")
 

@@ -75,7 +75,7 @@ class About:
         nbytes: length of the image in bytes.
         tensors: number of named tensors.
         maker: the process that made it, in words.
-        bound: the process with which it ends (``worker:<id>`` or ``job:<id>``); None if detached.
+        bound: the process with which it ends, ``worker:<id>:<node>`` or ``job:<id>``; None if detached.
     """
 
     wrapper: bytes = b""
@@ -387,7 +387,8 @@ def _nodes(image: Any) -> list[str]:
         return []
     # one at a time: asked for the objects of several owners at once, Ray 2.60 ends the process ("Promise already
     # satisfied")
-    return list(ray.experimental.get_object_locations([image])[image]["node_ids"])
+    found = ray.experimental.get_object_locations([image]).get(image, {})  # nothing of one whose owner has ended
+    return list(found.get("node_ids", []))
 
 
 def _state(version: Version) -> str:
@@ -401,13 +402,14 @@ def _ended(bound: str) -> bool:
     from ray._private import state
     from ray.core.generated import gcs_pb2
 
-    table: Any = gcs_pb2
-
-    kind, _, name = bound.partition(":")
-    accessor = _accessor(state.state)
+    kind, *names = bound.split(":")
     if kind == "job":
-        return any(job["JobID"] == name and job["IsDead"] for job in state.state.job_table())
-    data = accessor.get_worker_info(ray.WorkerID(bytes.fromhex(name)))
+        return any(job["JobID"] == names[0] and job["IsDead"] for job in state.state.job_table())
+    worker, node = names
+    if all(each["NodeID"] != node or not each["Alive"] for each in ray.nodes()):
+        return True  # of which the workers' table does not hear
+    table: Any = gcs_pb2
+    data = _accessor(state.state).get_worker_info(ray.WorkerID(bytes.fromhex(worker)))
     return data is None or not table.WorkerTableData.FromString(data).is_alive
 
 

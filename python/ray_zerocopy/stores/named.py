@@ -228,7 +228,9 @@ def maker() -> str:
 def this_process() -> str:
     """This process as `keeper.About.bound` names it."""
     context = ray.get_runtime_context()
-    return f"worker:{context.get_worker_id()}" if connection.in_worker() else f"job:{context.get_job_id()}"
+    if connection.in_worker():
+        return f"worker:{context.get_worker_id()}:{context.get_node_id()}"
+    return f"job:{context.get_job_id()}"
 
 
 # --- asking --------------------------------------------------------------------------------------------
