@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pickle
 import threading
@@ -14,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import zoo
 from helpers import run_script, store_used
 from ray_zerocopy import ModelWrapper, errors
+from ray_zerocopy.stores.objects import Reference
 
 
 def test_a_store_too_small_is_found_out_before_anything_is_copied(cluster):
@@ -83,7 +85,7 @@ def test_unknown_mode_and_unknown_names_are_value_errors(cluster):
 
 def test_an_object_that_is_no_image_is_refused(cluster):
     fields = ModelWrapper.from_model(torch.nn.Linear(2, 2)).serialize()
-    outline = type(fields["skeleton"])(ray.put({"not": "an image"}), "Thing")
+    outline = dataclasses.replace(fields["skeleton"], image=Reference(ray.put({"not": "an image"})))
     with pytest.raises(errors.ForeignImageError, match="dict"):
         ModelWrapper.deserialize(**{**fields, "skeleton": outline}).load()
 

@@ -27,7 +27,7 @@ T = TypeVar("T")
 W = TypeVar("W", bound="ModelWrapper[Any]")
 
 Mode = Literal["actor", "task"]
-# of each model the image, in task mode with the names of its methods that were asked for
+# of each model the image (a reference, or a name), in task mode with the names of its methods that were asked for
 ModelInfo = Mapping[str, "Any | tuple[Any, set[str]]"]
 
 
@@ -129,7 +129,7 @@ class ModelWrapper(Generic[T]):
                 "use ModelWrapper.from_model to wrap a model"
             )
         self._skeleton = skeleton
-        self._model_info = dict(model_info)
+        self._models = {name: info[1] if isinstance(info, tuple) else None for name, info in model_info.items()}
         self._is_standalone_module = is_standalone_module
         self._mode: Mode = mode
         core.preload()  # in a worker, the wrapper arrives some time before it is asked to load
@@ -399,16 +399,20 @@ class ModelWrapper(Generic[T]):
 
         All models of a pipeline are in one image, so all names have the same reference. That of a named model is
         borrowed from the cluster for as long as one holds it."""
-        return dict.fromkeys(self._model_info, self._skeleton.image.reference())
+        return dict.fromkeys(self._models, self._skeleton.image.reference())
 
     def serialize(self) -> dict[str, Any]:
         """The wrapper as a dictionary that `deserialize` takes.
 
         Its keys are ``skeleton``, ``model_info``, ``is_standalone_module`` and ``mode``.
         """
+        image = self._skeleton.image
+        stored = image.reference() if isinstance(image, Reference) else image
         return {
             "skeleton": self._skeleton,
-            "model_info": dict(self._model_info),
+            "model_info": {
+                name: stored if methods is None else (stored, methods) for name, methods in self._models.items()
+            },
             "is_standalone_module": self._is_standalone_module,
             "mode": self._mode,
         }
@@ -426,11 +430,11 @@ class ModelWrapper(Generic[T]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # without the documentation taken from the wrapped class, which can be longer than everything else
-        fields = self._skeleton, self._model_info, self._is_standalone_module, self._mode
-        return _restored, (type(self), *fields)
+        models = {name: None if methods is None else (None, methods) for name, methods in self._models.items()}
+        return _restored, (type(self), self._skeleton, models, self._is_standalone_module, self._mode)
 
     def __repr__(self) -> str:
-        names = ", ".join(self._model_info)
+        names = ", ".join(self._models)
         known = f"name={self.name!r}, version={self.version}, " if self.name is not None else ""
         return (
             f"{type(self).__name__}({self._skeleton.class_name}, {known}mode={self._mode!r}, models=[{names}], "
@@ -449,11 +453,9 @@ class ModelWrapper(Generic[T]):
         if mode == "task":
             interface = description.interface
             lease = kept.Lease(image.key) if isinstance(image, Reference) else None
-        info: ModelInfo = {
-            name: image if methods is None else (image, methods) for name, methods in description.models.items()
-        }
+        models = {name: None if methods is None else (None, methods) for name, methods in description.models.items()}
         outline = Outline(image, description.class_name, nbytes, interface, lease)
-        return _restored(cls, outline, info, description.standalone, mode)
+        return _restored(cls, outline, models, description.standalone, mode)
 
     @classmethod
     def _of_name(cls, image: Name, about: About, mode: Mode | None = None) -> Self:

@@ -23,6 +23,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 import ray
 from ray import cloudpickle
@@ -176,8 +177,9 @@ class Keeper:
     def __init__(self) -> None:
         self._models: dict[Key, Version] = {}
         self._before: dict[Key, Version] = {}  # of each name, the version before the newest, for a moment
-        self._locks: dict[Key, asyncio.Lock] = {}
-        self._builds: dict[Key, asyncio.Task[Answer]] = {}
+        self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
+        self._builds: dict[Key, asyncio.Future[Answer]] = {}  # factories at work for a new version
+        self._repairs: dict[str, asyncio.Future[Answer]] = {}  # and for an image that was lost, by token
         self._sweeping: asyncio.Task[None] | None = None
         for key, version in _restored():
             version.reason = "the keeper's process, which owned it, has ended"
@@ -223,13 +225,18 @@ class Keeper:
         if not image:
             return _answer("exists", found)
         if found.image is None:
-            return await self._again(key, found)
+            if found.token not in self._repairs:
+                repair = self._repairs[found.token] = asyncio.ensure_future(self._repaired(key, found))
+                repair.add_done_callback(lambda _: self._repairs.pop(found.token))
+            return await asyncio.shield(self._repairs[found.token])
         return _answer("exists", found, image=[found.image])
 
     async def lose(self, key: Key, token: str, image: str, reason: str) -> None:
-        """Hear that the image with this id cannot be had any more."""
+        """Hear that somebody could not get the image with this id; believe it if no node is known to have it."""
         for version in (self._models.get(key), self._before.get(key)):
-            if version is not None and version.token == token and version.image and version.image.hex() == image:
+            if version is None or version.token != token or version.image is None or version.image.hex() != image:
+                continue
+            if not _nodes(version.image):
                 version.image, version.reason = None, reason
 
     async def delete(self, key: Key, token: str | None) -> bool:
@@ -255,7 +262,7 @@ class Keeper:
                 "class_name": version.about.class_name,
                 "nbytes": version.about.nbytes,
                 "tensors": version.about.tensors,
-                "nodes": _nodes(version.image),
+                "nodes": _nodes(version.image) if version.image is not None else [],
                 "age": now - version.made,
                 "maker": version.about.maker,
                 "detached": version.about.bound is None,
@@ -268,7 +275,10 @@ class Keeper:
     # --- inside ---
 
     def _lock(self, key: Key) -> asyncio.Lock:
-        return self._locks.setdefault(key, asyncio.Lock())
+        lock = self._locks.get(key)
+        if lock is None:
+            lock = self._locks[key] = asyncio.Lock()
+        return lock
 
     async def _published(
         self, key: Key, token: str, source: Source, about: About, replace: bool, exists: bool
@@ -323,8 +333,6 @@ class Keeper:
         _delete(key)
         _end_lease(version.token)
         self._drop_before(key)
-        if not self._locks[key].locked() if key in self._locks else False:
-            del self._locks[key]
 
     def _current(self, key: Key) -> Version | None:
         version = self._models.get(key)
@@ -333,16 +341,15 @@ class Keeper:
             return None
         return version
 
-    async def _again(self, key: Key, version: Version) -> Answer:
-        """Make an image again that was lost; all who ask meanwhile wait for the same one."""
+    async def _repaired(self, key: Key, version: Version) -> Answer:
+        """Make a lost image again; all who ask meanwhile wait for the same one, or get the same exception."""
+        assert version.source is not None
         async with self._lock(key):
-            if version.image is None:
-                assert version.source is not None
-                image, about, problem = await _made(version.source, version.about)
-                if problem:
-                    return problem
-                version.image, version.about, version.reason = image, about, ""
-            return _answer("exists", version, image=[version.image])
+            image, about, problem = await _made(version.source, version.about)
+            if problem:
+                return problem
+            version.image, version.about, version.reason = image, about, ""
+            return _answer("exists", version, image=[image])
 
     async def _sweep(self) -> None:
         """Forget the models of processes that have ended."""
@@ -382,13 +389,12 @@ def _answer(outcome: Outcome, version: Version, image: list[Any] | None = None) 
 
 
 def _nodes(image: Any) -> list[str]:
-    """The nodes that hold a copy."""
-    if image is None:
-        return []
+    """The living nodes that hold a copy of an image, on disk perhaps."""
     # one at a time: asked for the objects of several owners at once, Ray 2.60 ends the process ("Promise already
-    # satisfied")
-    found = ray.experimental.get_object_locations([image]).get(image, {})  # nothing of one whose owner has ended
-    return list(found.get("node_ids", []))
+    # satisfied"); and it says nothing of an object whose owner has ended
+    found = ray.experimental.get_object_locations([image]).get(image, {})
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    return [node for node in found.get("node_ids", ()) if node in alive]
 
 
 def _state(version: Version) -> str:
