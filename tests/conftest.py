@@ -20,7 +20,7 @@ STORE = 1 << 30  # bytes
 def cluster():
     import ray
 
-    ray.init(num_cpus=8, object_store_memory=STORE, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=8, object_store_memory=STORE, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

@@ -3,6 +3,7 @@ workers."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
@@ -30,14 +31,20 @@ class Outline:
         class_name: name of the wrapped object's class.
         interface: in task mode, the wrapped object's methods.
         lease: in the process that wrapped the object, in task mode.
+        claim: on the image, in this process.
     """
 
     image: ray.ObjectRef[Any]
     class_name: str
     interface: standin.Interface | None = None
     lease: kept.Lease | None = field(default=None, compare=False, repr=False)
+    claim: connection.Claim = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "claim", connection.Claim(self.image))
 
     def __reduce__(self) -> tuple[Any, ...]:
+        self.claim.require("Pickling a wrapper")
         return Outline, (self.image, self.class_name, self.interface)
 
 
@@ -102,13 +109,15 @@ class ModelWrapper(Generic[T]):
         Raises:
             ValueError: an unknown mode, a name in ``model_attr_names`` that is no attribute (`NotAModelError`), or one
                 in ``method_names`` that is no method (`NotAMethodError`).
-            RayNotInitializedError: call ``ray.init()`` first.
+            RayNotInitializedError: there is no connection to Ray, and ``RAY_ENABLE_AUTO_CONNECT=0`` forbids to start
+                one, as Ray's own calls would.
+            ForkedProcessError: in a process that was forked from one that uses Ray.
             StoreTooSmallError: the image does not fit into this node's store; nothing was copied.
             UnpicklableError: something in the pipeline cannot be pickled; the message has its path.
             DeviceError: a tensor is not in CPU memory; the message has its path.
         """
         _require_mode(mode)
-        connection.require_ray("Wrapping a model")
+        connection.ensure("Wrapping a model")
         standalone = isinstance(model_or_pipeline, pipeline.Model)
         models = pipeline.models(model_or_pipeline, model_attr_names, private=mode == "task")
         _require_methods([model_or_pipeline, *models.values()], method_names or ())
@@ -158,7 +167,7 @@ class ModelWrapper(Generic[T]):
         wrapper = cls.from_model(model_or_pipeline, "task", method_names=method_names)
         return wrapper.load()
 
-    def load(self, prefault: bool = False) -> T:
+    def load(self, prefault: bool = False, timeout: float | None = None) -> T:
         """Rebuild the model or pipeline in this process, over the one copy of its weights on this node.
 
         Each call gives an object of its own. Its weights are writable, and a write stays in this process: the
@@ -167,22 +176,29 @@ class ModelWrapper(Generic[T]):
 
         Args:
             prefault: fill the page tables now (several threads), so that the first forward does not have to.
+            timeout: seconds in which the image has to be on this node; None: without end.
 
         Raises:
-            RayNotInitializedError, ForkedProcessError: Ray cannot be used in this process.
-            ImageLostError: the image is no longer in the store.
+            ForkedProcessError: this process was forked from one that uses Ray.
+            ImageLostError: the image is no longer in the store, or `ray.shutdown` has been called in this process.
+            LoadTimeoutError: the time is over.
             ClassNotFoundError: a class of the pipeline cannot be imported here.
             ImageError: the stored bytes are not a sound image.
         """
         outline = self._skeleton
+        outline.claim.require("Loading a model")
         if outline.interface is not None:
             made: T = standin.stand_in(standin.StandIn, outline.image, outline.interface, outline.lease)
             return made
-        memory, carried = objects.get(outline.image)
+        memory, carried = objects.get(outline.image, timeout)
         loaded: T = image.load(memory, carried)
         if prefault:
             core.prefault(core.address(memory), memory.nbytes)
         return loaded
+
+    async def load_async(self, prefault: bool = False, timeout: float | None = None) -> T:
+        """As `load`, in a thread: an event loop, such as that of an async actor, goes on meanwhile."""
+        return await asyncio.to_thread(self.load, prefault, timeout)
 
     @property
     def model_refs(self) -> dict[str, ray.ObjectRef[Any]]:

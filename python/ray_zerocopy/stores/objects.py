@@ -17,6 +17,7 @@ import contextlib
 import os
 import pickle
 import sys
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,31 +39,40 @@ def put(parts: list[Bytes], carried: list[Any], size: int) -> ray.ObjectRef[Any]
         size: length of the whole in bytes.
 
     Raises:
-        RayNotInitializedError, ForkedProcessError.
+        RayNotInitializedError, ForkedProcessError: as `connection.ensure`.
         StoreTooSmallError: before anything is copied.
     """
-    connection.require_ray("Putting a model into the object store")
+    connection.ensure("Putting a model into the object store")
     _require_room(size)
     return ray.put(Outgoing(list(_pieces(parts)), carried, size))
 
 
-def get(reference: ray.ObjectRef[Any]) -> tuple[Bytes, list[Any]]:
+def get(reference: ray.ObjectRef[Any], timeout: float | None = None) -> tuple[Bytes, list[Any]]:
     """An image's memory, this process's own to write to, and what was carried with it.
 
     The object stays pinned in the store, and the mapping stays, as long as the returned array or anything made of it
-    lives.
+    lives. It keeps its bytes when this process disconnects from Ray.
+
+    Args:
+        reference: of the image.
+        timeout: seconds to wait until the object is on this node; None: without end.
 
     Raises:
         RayNotInitializedError, ForkedProcessError.
-        ImageLostError: the object is gone.
+        ImageLostError: the object is gone, or the connection has ended meanwhile.
+        LoadTimeoutError: the time is over.
         IsolationError: the isolation asked for cannot be had.
     """
-    connection.require_ray("Loading a model")
+    connection.require_ray(_LOADING)
+    number = connection.number()
     try:
-        incoming = ray.get(reference)
+        incoming = connection.fetch(reference, timeout)
     except (ObjectLostError, ReferenceCountingAssertionError) as cause:
         raise lost(cause) from cause
-    return received(incoming)
+    return _taken(incoming, number)
+
+
+_LOADING = "Loading a model"
 
 
 def lost(cause: Exception) -> errors.ImageLostError:
@@ -77,11 +87,16 @@ def lost(cause: Exception) -> errors.ImageLostError:
 
 def received(incoming: Any) -> tuple[Bytes, list[Any]]:
     """As `get`, of what Ray has got already, as an argument of a task."""
+    return _taken(incoming, connection.number())
+
+
+def _taken(incoming: Any, number: int) -> tuple[Bytes, list[Any]]:
     if not isinstance(incoming, _Incoming):
         raise errors.ForeignImageError(
             f"the object in the store is a {type(incoming).__qualname__}, not an image of ray-zerocopy"
         )
-    return _own(incoming), incoming.carried
+    with connection.during(number, _LOADING):
+        return _own(incoming), incoming.carried
 
 
 # --- in the store ------------------------------------------------------------------------------------
@@ -139,12 +154,28 @@ def _own(incoming: _Incoming) -> Bytes:
 class _Mapping:
     """Keeps one private mapping of the store's memory, and the object pinned in the store, until its end."""
 
-    def __init__(self, address: int, pin: Any) -> None:
-        self._address, self._pin = address, pin
+    def __init__(self, address: int, buffer: Any) -> None:
+        self._address, self._pin = address, connection.Pin(buffer)
+        _mappings.add(self)
+
+    def detach(self) -> None:
+        """Need the store no longer: from now on the memory is this process's own."""
+        core.detach(self._address)
+        self._pin.release()
 
     def __del__(self) -> None:
         if not sys.is_finalizing():
             core.unmap(self._address)
+
+
+_mappings: weakref.WeakSet[_Mapping] = weakref.WeakSet()
+
+
+@connection.before_end
+def _detach_all() -> None:
+    """Before this process disconnects: Ray gives up all that it has pinned, and the store may write there again."""
+    for mapping in list(_mappings):
+        mapping.detach()
 
 
 def map_again(start: int, size: int) -> tuple[int, settings.Isolation]:

@@ -16,7 +16,7 @@ import torch
 
 from .. import errors, image
 from ..graph import exported
-from ..stores import objects
+from ..stores import connection, objects
 from . import kept
 
 CALL = "__call__"
@@ -24,6 +24,7 @@ CALL = "__call__"
 Call = tuple[bytes, tuple[str, ...], str, bool]  # id of the image, path of the part, method, fresh
 
 here = kept.Kept()  # what this process keeps
+connection.before_end(here.clear)  # or it would become private memory, for nobody
 
 
 def _called(incoming: Any, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

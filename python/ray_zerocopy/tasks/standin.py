@@ -112,7 +112,7 @@ class Method:
         Raises:
             Exception: what the method raises, with its own type, as Ray's tasks do.
             ImageLostError: the pipeline is no longer in the store.
-            RayNotInitializedError, ForkedProcessError, UnpicklableArgumentError: as `remote`.
+            ForkedProcessError, UnpicklableArgumentError: as `remote`.
         """
         return self._result(self.remote(*args, **kwargs))
 
@@ -126,10 +126,11 @@ class Method:
             ``num_returns``; an ``ObjectRefGenerator`` for a method that yields.
 
         Raises:
-            RayNotInitializedError, ForkedProcessError: Ray cannot be used in this process.
+            ForkedProcessError: this process was forked from one that uses Ray.
+            ImageLostError: `ray.shutdown` has been called in this process since.
             UnpicklableArgumentError: an argument cannot be sent to another process.
         """
-        connection.require_ray(f"Calling {self.__qualname__}")
+        self._target.claim.require(f"Calling {self.__qualname__}")
         try:
             return self._target.task(self._name).remote(self._target.image, self._call, *args, **kwargs)
         except Exception as cause:
@@ -149,7 +150,7 @@ class Method:
 
     def map(self, *iterables: Iterable[Any], max_in_flight: int | None = None, progress: bool = False) -> Iterator[Any]:
         """Call the method for every item, several calls at once; see `StandIn.map`."""
-        connection.require_ray(f"Calling {self.__qualname__}")
+        self._target.claim.require(f"Calling {self.__qualname__}")
         if max_in_flight is None:
             cpus = self._target.options.get("num_cpus", 1)
             max_in_flight = max(2, round(2 * ray.cluster_resources().get("CPU", 1) / (cpus or 1)))
@@ -160,6 +161,7 @@ class Method:
     def _mapped(self, iterables: tuple[Iterable[Any], ...], max_in_flight: int, progress: bool) -> Iterator[Any]:
         bar = _bar(self.__qualname__, iterables) if progress else None
         started: deque[Any] = deque()
+        pin = connection.Pin(started)
         try:
             items = zip(*iterables)  # noqa: B905  as Python's map, which ends with the shortest
             for item in itertools.chain(items, itertools.repeat(None)):
@@ -174,17 +176,20 @@ class Method:
                     bar.update(1)
                 yield result
         finally:
-            for call in started:
-                if call:
-                    ray.cancel(call[0] if isinstance(call, list) else call)
+            if self._target.claim.usable():
+                for call in started:
+                    if call:
+                        ray.cancel(call[0] if isinstance(call, list) else call)
+            del pin
             if bar is not None:
                 bar.close()
 
     def _result(self, started: Any) -> Any:
         if started is not None and not isinstance(started, (list, ray.ObjectRef)):
             return (self._result(reference) for reference in started)
+        self._target.claim.require(f"Waiting for {self.__qualname__}")
         try:
-            return None if started is None else ray.get(started)
+            return None if started is None else connection.fetch(started)
         except ObjectLostError as cause:
             if cause.object_ref_hex == self._target.image.hex():
                 raise objects.lost(cause) from cause
@@ -232,6 +237,11 @@ class _Target:
     options: dict[str, Any] = field(default_factory=dict)
     lease: kept.Lease | None = None
     tasks: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    claim: connection.Claim = field(default=None, repr=False)  # type: ignore[assignment]  # made below
+
+    def __post_init__(self) -> None:
+        if self.claim is None:  # what is made of another target has its claim
+            object.__setattr__(self, "claim", connection.Claim(self.image))
 
     def task(self, method: str) -> Any:
         """The Ray task that calls a method: made once, which takes longer than all else that a call does here."""
@@ -251,10 +261,12 @@ class _Target:
 
     def here(self) -> Any:
         """What the stand-in stands for, loaded in this process."""
+        self.claim.require(f"Reading an attribute of a {self.interface.class_name}")
         loaded = calls.here.get(self.image.binary(), lambda: image.load(*objects.get(self.image)))
         return functools.reduce(getattr, self.path, loaded)
 
     def __reduce__(self) -> Any:
+        self.claim.require(f"Pickling a stand-in of a {self.interface.class_name}")
         return _Target, (self.image, self.interface, self.path, self.fresh, self.options)
 
 
