@@ -158,6 +158,13 @@ func Unmap(address int64) (unmapped int64, err error) {
 	return address, shm.Unmap(address)
 }
 
+// Detach makes a mapping this process's own, given the address that Map returned: it keeps its bytes whatever becomes
+// of the store. It returns that address.
+func Detach(address int64) (detached int64, err error) {
+	defer recovered(&err)
+	return address, shm.Detach(address)
+}
+
 // Prefault fills the page tables for length bytes at address, with several threads where that pays. It returns
 // length.
 func Prefault(address, length int64) (filled int64, err error) {

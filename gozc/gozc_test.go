@@ -153,11 +153,12 @@ func TestImpossibleNumbersAreArgumentErrors(t *testing.T) {
 		"Map overflow":            call(Map(math.MaxInt64, math.MaxInt64, 0, 1)),
 		"Map raylet":              call(Map(at, 1, -1, 1)),
 		"Unmap unknown":           call(Unmap(at)),
+		"Detach unknown":          call(Detach(at)),
 		"Prefault null":           call(Prefault(0, 1)),
 		"Prefault negative":       call(Prefault(at, -1)),
 		"Prefault overflow":       call(Prefault(math.MaxInt64-10, 10)),
 	} {
-		if runtime.GOOS != "linux" && name == "Unmap unknown" {
+		if runtime.GOOS != "linux" && (name == "Unmap unknown" || name == "Detach unknown") {
 			continue
 		}
 		wantCode(t, name, "argument", err)

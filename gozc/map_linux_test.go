@@ -29,6 +29,7 @@ func TestMapThroughAddresses(t *testing.T) {
 		if mapped%4096 != 8 || mapped == at+8 {
 			t.Errorf("mode %d: %#x is mapped at %#x", mode, at+8, mapped)
 		}
+		must(Detach(mapped))
 		must(Unmap(mapped))
 	}
 	_, err = Map(at, 1, 0, 3)

@@ -105,11 +105,11 @@ def settles(condition: Callable[[], bool], seconds: float = 20) -> bool:
 
 
 def run_script(
-    text: str, timeout: float = 180, arguments: tuple[str, ...] = (), **environment: str
+    text: str, *arguments: str, timeout: float = 180, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program in a fresh interpreter; its output is in the error when it fails."""
+    """Run a program (its text, or its file) in a fresh interpreter; its output is in the error when it fails."""
     result = subprocess.run(
-        [sys.executable, "-c", text] if "\n" in text else [sys.executable, text, *arguments],
+        [sys.executable, *(["-c"] if "\n" in text else []), text, *arguments],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -123,8 +123,14 @@ def run_script(
 @contextlib.contextmanager
 def ray_cluster(**options: Any) -> Any:
     """A cluster of its own for the scripts that `run_script` runs."""
-    options = {"num_cpus": 2, "object_store_memory": 200 << 20, "include_dashboard": False, **options}
-    ray.init(address="local", log_to_driver=False, **options)
+    options = {
+        "address": "local",
+        "num_cpus": 2,
+        "object_store_memory": 200 << 20,
+        "include_dashboard": False,
+        **options,
+    }
+    ray.init(log_to_driver=False, **options)
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import pickle
 import threading
 
@@ -90,24 +91,32 @@ def test_an_object_that_is_no_image_is_refused(cluster):
         ModelWrapper.deserialize(**{**fields, "skeleton": outline}).load()
 
 
-NO_RAY = """
-import torch
-import ray_zerocopy
-from ray_zerocopy import ModelWrapper, errors, isolation
-for action in (lambda: ModelWrapper.from_model(torch.nn.Linear(2, 2)), isolation):
-    try:
-        action()
-    except errors.RayNotInitializedError as error:
-        assert "ray.init" in str(error)
-    else:
-        raise AssertionError
-import ray
-assert not ray.is_initialized()
-"""
+CLASSES = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, errors.RayZeroCopyError)]
+VALUES = {"int": 7, "int | None": 3, "float": 0.5, "str": "a text"}
 
 
-def test_without_ray_nothing_starts_and_the_error_says_what_to_call():
-    run_script(NO_RAY)
+def an_error(cls):
+    """One of a class, made as its constructor wants it."""
+    if "__init__" not in vars(cls):
+        return cls("a text")
+    parameters = list(inspect.signature(cls).parameters.values())
+    return cls(*(VALUES[parameter.annotation] for parameter in parameters))
+
+
+@ray.remote(num_cpus=0)
+def fail(error):
+    raise error
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_errors_keep_their_text_and_fields_in_another_process(cluster, cls):
+    error = an_error(cls)
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is cls
+    assert (str(again), vars(again)) == (str(error), vars(error))
+    with pytest.raises(cls) as caught:
+        ray.get(fail.remote(error))
+    assert (str(caught.value.cause), vars(caught.value.cause)) == (str(error), vars(error))
 
 
 OWNER_DIED = """

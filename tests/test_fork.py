@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from helpers import run_script
 
 DATA_LOADER = """
@@ -109,3 +111,8 @@ def test_the_core_refuses_calls_in_a_forked_child():
 
 def test_a_fork_before_the_first_use_is_no_problem():
     run_script(FORK_FIRST)
+
+
+@pytest.mark.parametrize("what", ["a_loaded_model", "a_wrapper_and_a_stand_in", "refusals"])
+def test_what_a_forked_child_drops_its_parent_does_not_lose(what):
+    run_script("programs/forked_children.py", what)

@@ -455,4 +455,4 @@ def test_loads_go_on_when_the_makers_and_the_holders_node_are_gone():
 
 
 def test_a_hundred_processes_killed_at_random_leave_names_and_store_consistent():
-    print(run_script(str(PROGRAMS / "named_chaos.py"), timeout=900, arguments=("100",)).stdout)
+    print(run_script(str(PROGRAMS / "named_chaos.py"), "100", timeout=900).stdout)

@@ -18,6 +18,11 @@ func Bytes(addr, n int64) []byte {
 	return view[byte](addr, n)
 }
 
+// Int32s returns a view of the n integers at addr, nil for none.
+func Int32s(addr, n int64) []int32 {
+	return view[int32](addr, n)
+}
+
 // Int64s returns a view of the n integers at addr, nil for none.
 func Int64s(addr, n int64) []int64 {
 	return view[int64](addr, n)

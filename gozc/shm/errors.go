@@ -15,7 +15,7 @@ var (
 	ErrMode = errors.New("unknown mode of mapping")
 )
 
-// ErrUnknown is returned by Unmap for an address that Map has not returned, or that is unmapped already.
+// ErrUnknown is returned by Unmap and Detach for an address that Map has not returned, or that is unmapped already.
 var ErrUnknown = errors.New("no mapping begins at this address")
 
 // ErrUnsupported is returned by every function on systems other than Linux.

@@ -14,9 +14,9 @@ import (
 	"ray-zerocopy/gozc/mem"
 )
 
-// prefaultChunk is what a goroutine fills at a time: a few milliseconds of work, so that starting one does not
-// count, and several finish at about the same time.
-const prefaultChunk = 64 << 20
+// chunk is what a goroutine works on at a time: a few milliseconds of work, so that starting one does not count, and
+// several finish at about the same time.
+const chunk = 64 << 20
 
 // Prefault fills the page tables for the length bytes at address, so that the first use of them does not have to.
 func Prefault(address, length int64) error {
@@ -24,7 +24,13 @@ func Prefault(address, length int64) error {
 		return nil
 	}
 	start, end := pages(address, length)
-	chunks := (end - start + prefaultChunk - 1) / prefaultChunk
+	return inChunks("prefault", start, end, populate)
+}
+
+// inChunks does something to all memory from start to end, on several goroutines where that pays. what names it in
+// errors.
+func inChunks(what string, start, end int64, do func(address, length int64) error) error {
+	chunks := (end - start + chunk - 1) / chunk
 	workers := min(chunks, int64(runtime.GOMAXPROCS(0)))
 	errs := make([]error, workers)
 	var next atomic.Int64
@@ -33,15 +39,15 @@ func Prefault(address, length int64) error {
 		group.Go(func() {
 			defer func() {
 				if p := recover(); p != nil {
-					errs[i] = fmt.Errorf("prefault %d bytes at %#x: %v", length, address, p)
+					errs[i] = fmt.Errorf("%s %d bytes at %#x: %v", what, end-start, start, p)
 				}
 			}()
 			for errs[i] == nil {
-				from := start + (next.Add(1)-1)*prefaultChunk
+				from := start + (next.Add(1)-1)*chunk
 				if from >= end {
 					return
 				}
-				errs[i] = populate(from, min(prefaultChunk, end-from))
+				errs[i] = do(from, min(chunk, end-from))
 			}
 		})
 	}

@@ -48,7 +48,7 @@ func TestPrefaultFillsThePageTable(t *testing.T) {
 }
 
 func TestPrefaultOfManyChunks(t *testing.T) {
-	const size = 3*prefaultChunk + 12345 // sparse: no page is there before
+	const size = 3*chunk + 12345 // sparse: no page is there before
 	file, err := os.Create(t.TempDir() + "/sparse")
 	if err != nil {
 		t.Fatal(err)

@@ -12,11 +12,20 @@ import (
 	"ray-zerocopy/gozc/mem"
 )
 
-// mappings holds how to undo each mapping, by the address that Map returned.
+// mappings holds what Map has made, by the address that it returned.
 var mappings = struct {
 	sync.Mutex
-	unmap map[int64]func() error
-}{unmap: make(map[int64]func() error)}
+	byAddress map[int64]*mapping
+}{byAddress: make(map[int64]*mapping)}
+
+// A mapping is whole pages. Its lock keeps it from being unmapped while it is made this process's own.
+type mapping struct {
+	sync.Mutex
+	base, length int64 // length is 0 once it is unmapped
+	mode         Mode
+	unmap        func() error
+	detached     bool
+}
 
 // Map maps the length bytes at address again and returns the address of the first of them in the new mapping.
 //
@@ -47,20 +56,23 @@ func Map(address, length int64, raylet int, mode Mode) (int64, error) {
 	copied := base + address - start
 	mappings.Lock()
 	defer mappings.Unlock()
-	mappings.unmap[copied] = unmap
+	mappings.byAddress[copied] = &mapping{base: base, length: end - start, mode: mode, unmap: unmap}
 	return copied, nil
 }
 
 // Unmap undoes Map, given the address that it returned.
 func Unmap(address int64) error {
 	mappings.Lock()
-	unmap, known := mappings.unmap[address]
-	delete(mappings.unmap, address)
+	found := mappings.byAddress[address]
+	delete(mappings.byAddress, address)
 	mappings.Unlock()
-	if !known {
+	if found == nil {
 		return fmt.Errorf("%w: %#x", ErrUnknown, address)
 	}
-	return unmap()
+	found.Lock()
+	defer found.Unlock()
+	found.length = 0
+	return found.unmap()
 }
 
 func mapPrivate(region Region, start, end int64, raylet int) (int64, func() error, error) {
@@ -70,11 +82,11 @@ func mapPrivate(region Region, start, end int64, raylet int) (int64, func() erro
 	}
 	defer file.Close()
 	offset := region.Offset + start - region.Start
-	mapping, err := mmap.MapRegion(file, int(end-start), mmap.COPY, 0, offset)
+	mapped, err := mmap.MapRegion(file, int(end-start), mmap.COPY, 0, offset)
 	if err != nil {
 		return 0, nil, fmt.Errorf("map %d bytes at %d of %s: %w", end-start, offset, file.Name(), err)
 	}
-	return mem.Address(mapping), mapping.Unmap, nil
+	return mem.Address(mapped), mapped.Unmap, nil
 }
 
 // mapReadOnly duplicates the mapping: mremap with an old size of 0 does that for shared ones, without the file.

@@ -11,5 +11,8 @@ func Map(address, length int64, raylet int, mode Mode) (int64, error) { return 0
 // Unmap undoes Map, given the address that it returned.
 func Unmap(address int64) error { return ErrUnsupported }
 
+// Detach makes a mapping this process's own.
+func Detach(address int64) error { return ErrUnsupported }
+
 // Prefault fills the page tables for the length bytes at address, so that the first use of them does not have to.
 func Prefault(address, length int64) error { return ErrUnsupported }

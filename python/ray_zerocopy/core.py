@@ -67,6 +67,11 @@ def _load() -> ModuleType:
     return extension
 
 
+def forked() -> bool:
+    """Whether this process was forked from one that had loaded the extension, so that it cannot be called here."""
+    return _pid not in (0, os.getpid())
+
+
 def preload() -> None:
     """Import the extension now: the Go runtime needs some milliseconds, and starts beside whatever else is done.
 
@@ -204,6 +209,17 @@ def unmap(address: int) -> None:
     """Undo `map`. Does nothing in a forked child, where the mapping goes with the process."""
     if _pid == os.getpid():
         _call("Unmap", address)
+
+
+def detach(address: int) -> None:
+    """Make what `map` has mapped at ``address`` this process's own, whatever is written to the store from then on.
+
+    Takes as much private memory as the mapping is long. Other threads may use it meanwhile.
+
+    Raises:
+        MappingError: the system refused it, or has not enough memory; the bytes may still be the store's.
+    """
+    _call("Detach", address)
 
 
 def prefault(address: int, length: int) -> None:

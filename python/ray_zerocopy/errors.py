@@ -11,13 +11,22 @@ class RayZeroCopyError(Exception):
 
 
 class RayNotInitializedError(RayZeroCopyError, RuntimeError):
-    """Ray does not run in this process."""
+    """Ray does not run in this process, and is not to be started unasked.
+
+    Attributes:
+        action: what needs it.
+    """
 
     def __init__(self, action: str) -> None:
+        self.action = action
         super().__init__(
             f"{action} needs Ray, which is not initialized in this process. Call ray.init() first, "
-            "for example ray.init(object_store_memory=8 * 10**9): the store must have room for one copy of the model."
+            "for example ray.init(object_store_memory=8 * 10**9): the store must have room for one copy of the model. "
+            "(Wrapping a model starts Ray by itself, unless RAY_ENABLE_AUTO_CONNECT=0 is set.)"
         )
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return type(self), (self.action,)
 
 
 class StoreTooSmallError(RayZeroCopyError, MemoryError):
@@ -91,7 +100,25 @@ class NotAMethodError(RayZeroCopyError, ValueError):
 
 
 class ImageLostError(RayZeroCopyError, RuntimeError):
-    """The image is no longer in the object store."""
+    """The image is no longer in the object store, or belongs to a connection to Ray that has ended."""
+
+
+class LoadTimeoutError(RayZeroCopyError, TimeoutError):
+    """An object did not arrive in the time given.
+
+    Attributes:
+        seconds: the time given.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(
+            f"Ray has not brought the object to this node within {seconds:g} s: the node that has it may be busy, lost "
+            "or out of reach. Try again, give load() a longer timeout, or look at `ray status` and `ray memory`."
+        )
+
+    def __reduce__(self) -> tuple[type, tuple[float]]:
+        return type(self), (self.seconds,)
 
 
 class ClassNotFoundError(RayZeroCopyError, ImportError):
@@ -195,12 +222,20 @@ class MappingError(RayZeroCopyError, OSError):
 
 
 class ForkedProcessError(RayZeroCopyError, RuntimeError):
-    """This process was forked from one that had loaded the Go core or had started Ray; neither survives a fork."""
+    """This process was forked from one that had loaded the Go core or had started Ray; neither survives a fork.
+
+    Attributes:
+        action: what is not possible here.
+    """
 
     def __init__(self, action: str) -> None:
+        self.action = action
         super().__init__(
             f"{action} is not possible in a process that was forked after Ray or the Go core had been started "
             "(a DataLoader worker, for example): neither survives a fork. Load the model before the fork, which the "
             "child may then use freely, or start the child with the 'spawn' method "
             "(DataLoader(multiprocessing_context='spawn'))."
         )
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return type(self), (self.action,)

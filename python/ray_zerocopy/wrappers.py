@@ -3,6 +3,7 @@ workers."""
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import pickle
 import warnings
@@ -175,7 +176,9 @@ class ModelWrapper(Generic[T]):
             ValueError: an unknown mode or lifetime, a name in ``model_attr_names`` that is no attribute
                 (`NotAModelError`), one in ``method_names`` that is no method (`NotAMethodError`), or a name that is in
                 use (`NameTakenError`).
-            RayNotInitializedError, ForkedProcessError: Ray cannot be used in this process.
+            RayNotInitializedError: there is no connection to Ray, and ``RAY_ENABLE_AUTO_CONNECT=0`` forbids to start
+                one, as Ray's own calls would.
+            ForkedProcessError: in a process that was forked from one that uses Ray.
             StoreTooSmallError: the image does not fit into this node's store; nothing was copied.
             UnpicklableError: something in the pipeline cannot be pickled; the message has its path.
             DeviceError: a tensor is not in CPU memory; the message has its path.
@@ -367,7 +370,7 @@ class ModelWrapper(Generic[T]):
         image = self._required_name("in_mode()")
         return type(self)._of_name(*named.find((image.namespace, image.name), image.version), mode=mode)
 
-    def load(self, prefault: bool = False) -> T:
+    def load(self, prefault: bool = False, timeout: float | None = None) -> T:
         """Rebuild the model or pipeline in this process, over the one copy of its weights on this node.
 
         Each call gives an object of its own. Its weights are writable, and a write stays in this process: the
@@ -376,22 +379,29 @@ class ModelWrapper(Generic[T]):
 
         Args:
             prefault: fill the page tables now (several threads), so that the first forward does not have to.
+            timeout: seconds in which the image has to be on this node; None: without end.
 
         Raises:
-            RayNotInitializedError, ForkedProcessError: Ray cannot be used in this process.
-            ImageLostError: the image is no longer in the store.
+            ForkedProcessError: this process was forked from one that uses Ray.
+            ImageLostError: the image is no longer in the store, or `ray.shutdown` has been called in this process.
+            LoadTimeoutError: the time is over.
             ClassNotFoundError: a class of the pipeline cannot be imported here.
             ImageError: the stored bytes are not a sound image.
         """
         outline = self._skeleton
+        outline.image.require("Loading a model")
         if outline.interface is not None:
             made: T = standin.stand_in(standin.StandIn, outline.image, outline.interface, outline.lease)
             return made
-        memory, carried = objects.received(outline.image.fetch())
+        memory, carried = objects.get(outline.image, timeout)
         loaded: T = image.load(memory, carried)
         if prefault:
             core.prefault(core.address(memory), memory.nbytes)
         return loaded
+
+    async def load_async(self, prefault: bool = False, timeout: float | None = None) -> T:
+        """As `load`, in a thread: an event loop, such as that of an async actor, goes on meanwhile."""
+        return await asyncio.to_thread(self.load, prefault, timeout)
 
     @property
     def model_refs(self) -> dict[str, ray.ObjectRef[Any]]:

@@ -13,7 +13,6 @@ errors about what is not registered. `tests/test_exported.py` fails when one goe
 from __future__ import annotations
 
 import copy
-import weakref
 from typing import Any
 
 import torch
@@ -40,12 +39,13 @@ def reduce(program: ExportedProgram) -> Any:
     return rebuild._program, (description, program._state_dict, program._constants, program._example_inputs)
 
 
-_modules: weakref.WeakKeyDictionary[ExportedProgram, torch.nn.Module] = weakref.WeakKeyDictionary()
+_MODULE = "_ray_zerocopy_module"
 
 
 def module_of(program: ExportedProgram) -> torch.nn.Module:
     """What runs a program, made once for each: ``program.module()``."""
-    module: torch.nn.Module | None = _modules.get(program)
+    # in the program itself: the module may refer to it, so that a table beside both would keep them for ever
+    module: torch.nn.Module | None = program.__dict__.get(_MODULE)
     if module is None:
-        module = _modules[program] = program.module()
+        module = program.__dict__[_MODULE] = program.module()
     return module

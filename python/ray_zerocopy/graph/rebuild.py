@@ -103,6 +103,23 @@ def _tensor_v3(
     return tensor
 
 
+def _sparse_tensor(layout: torch.layout, data: tuple[Any, ...]) -> torch.Tensor:
+    """As torch's own, which also puts each tensor into a list that keeps it, and all its image, for ever."""
+    if layout is torch.sparse_coo:
+        indices, values, size, coalesced = data
+        return torch.sparse_coo_tensor(
+            indices, values.detach(), size, is_coalesced=coalesced, check_invariants=False, requires_grad=False
+        )
+    compressed, plain, values, size = data
+    return torch.sparse_compressed_tensor(
+        compressed, plain, values.detach(), size, layout=layout, check_invariants=False, requires_grad=False
+    )
+
+
+def _sparse_leaf(layout: torch.layout, data: tuple[Any, ...]) -> torch.Tensor:
+    return _sparse_tensor(layout, data).requires_grad_()
+
+
 def _quantized_tensor(
     storage: TypedStorage,
     offset: int,

@@ -6,9 +6,9 @@ themselves never enter the skeleton: each use of one becomes an out-of-band buff
 *item*: a `torch.UntypedStorage`, or, for a storage that one plain tensor has to itself, the bare memory (which is
 faster to make a tensor of).
 
-Private names of torch used here, tried with 2.4 and 2.15: `torch._utils._rebuild_tensor_v3` and `_rebuild_qtensor` (the
-rebuild functions that `reduce` replaces), `UntypedStorage._cdata`, `Tensor._backward_hooks`.
-`tests/test_roundtrip.py` fails when one goes.
+Private names of torch used here, tried with 2.4 and 2.15: `torch._utils._rebuild_tensor_v3`, `_rebuild_qtensor` and
+`_rebuild_sparse_tensor` (the rebuild functions that `reduce` replaces), `UntypedStorage._cdata`,
+`Tensor._backward_hooks`. `tests/test_roundtrip.py` fails when one goes.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def reduce(tensor: torch.Tensor, slot: Callable[[UntypedStorage, bool], StorageS
     if not _is_plain(tensor):
         if tensor.device.type not in ("cpu", "meta"):
             raise OffCpuError(str(tensor.device))
-        return _repaired(tensor.__reduce_ex__(pickle.HIGHEST_PROTOCOL))
+        return _repaired(tensor.__reduce_ex__(pickle.HIGHEST_PROTOCOL), tensor.requires_grad)
     storage = tensor.untyped_storage()
     parameter = type(tensor) is torch.nn.Parameter
     shape, offset, hooks = tuple(tensor.shape), tensor.storage_offset(), tensor._backward_hooks
@@ -111,15 +111,18 @@ def _contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(stride))
 
 
-def _repaired(reduced: Any) -> Any:
+def _repaired(reduced: Any, requires_grad: bool) -> Any:
     """Put our own rebuild functions in the place of torch's where those fall short, also where they are nested in the
     description of a subclass."""
     if isinstance(reduced, tuple):
-        return tuple(_repaired(part) for part in reduced)
+        return tuple(_repaired(part, requires_grad) for part in reduced)
     # torch asks for a typed storage where its own reducer (for fp8, uint16, ...) hands out an untyped one
     if reduced is torch._utils._rebuild_tensor_v3:
         return rebuild._tensor_v3
     # torch asks a typed storage for its device, which warns that typed storages are deprecated
     if reduced is torch._utils._rebuild_qtensor:
         return rebuild._quantized_tensor
+    # torch keeps what it has rebuilt in a list, and does not describe requires_grad
+    if reduced is torch._utils._rebuild_sparse_tensor:
+        return rebuild._sparse_leaf if requires_grad else rebuild._sparse_tensor
     return reduced

@@ -1,56 +1,250 @@
-"""This process's connection to Ray."""
+"""This process's connection to Ray: whether there is one, which one it is, and what has to happen before it ends.
+
+Private names of Ray used here, tried with 2.40 and 2.60; `tests/test_connection.py` fails when one goes:
+`auto_init_hook.auto_init_ray` (what Ray's own calls begin with), `client_mode_hook.client_mode_should_convert` (what
+they go by), `worker.disconnect` (which `ray.shutdown` looks up as a global: Ray has no hook before a shutdown), and
+`CoreWorker.current_actor_is_asyncio`.
+"""
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
+import ctypes
+import functools
 import os
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
+from ray._private import worker as ray_worker
+from ray._private.auto_init_hook import auto_init_ray
+from ray._private.client_mode_hook import client_mode_should_convert
+from ray.exceptions import GetTimeoutError
 
-from .. import errors
+from .. import core, errors
+
+# --- forks -------------------------------------------------------------------------------------------
 
 _forked_from_ray = False
 
 
 def _note_fork() -> None:
     global _forked_from_ray
-    _forked_from_ray = ray.is_initialized()
+    _forked_from_ray = _forked_from_ray or ray.is_initialized()
 
 
 os.register_at_fork(after_in_child=_note_fork)
 
 
-def require_ray(action: str) -> None:
-    """Raise unless Ray can be used in this process."""
-    if _forked_from_ray:
+def refuse_fork(action: str) -> None:
+    """Raise in a process that was forked from one that had started Ray or the Go core."""
+    if _forked_from_ray or core.forked():
         raise errors.ForkedProcessError(action)
+
+
+# --- is there a connection? --------------------------------------------------------------------------
+
+
+def require_ray(action: str) -> None:
+    """Raise unless this process is connected to Ray."""
+    refuse_fork(action)
     if not ray.is_initialized():
         raise errors.RayNotInitializedError(action)
 
 
 def ensure(action: str) -> None:
-    if not _forked_from_ray and not ray.is_initialized():
-        ray.nodes()
+    """Connect to Ray, or start it, by the rule of Ray's own calls, unless this process is connected.
+
+    Raises:
+        ForkedProcessError: Ray does not survive a fork, and a child does not start one of its own unasked.
+        RayNotInitializedError: ``RAY_ENABLE_AUTO_CONNECT=0`` forbids it.
+    """
+    refuse_fork(action)
+    auto_init_ray()
     require_ray(action)
 
 
-def number() -> int:
-    return 0
+def usable() -> bool:
+    """Whether this process is connected to Ray, and not by way of a fork."""
+    return not _forked_from_ray and bool(ray.is_initialized())
+
+
+# --- of what kind is it? -----------------------------------------------------------------------------
 
 
 def is_client() -> bool:
-    return False
+    """Whether this process uses Ray through Ray Client (``ray.init("ray://...")``): driver and store are elsewhere."""
+    return bool(client_mode_should_convert())
 
 
 def in_worker() -> bool:
-    """Whether this process is a worker of Ray's, which runs a task or an actor, and no driver."""
+    """Whether this process is a worker of Ray's, which runs tasks or an actor, and no driver."""
     return not is_client() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE
 
 
 def in_task() -> bool:
-    """Whether this process is running a task, and no actor: it will end, and nobody can say when."""
+    """Whether this process runs tasks, and no actor: it will end, and nobody can say when."""
     return in_worker() and ray.get_runtime_context().get_actor_id() is None
 
 
-def fetch(reference: ray.ObjectRef[Any], timeout: float | None = None) -> Any:
-    return ray.get(reference, timeout=timeout)
+# --- which connection is it, and when does it end? ---------------------------------------------------
+
+# Job and object ids repeat when a process connects again, so connections are counted here.
+_number = 1
+_NONE = 0
+_changing = threading.RLock()  # reentrant: a signal handler may call ray.shutdown()
+_before_end: list[Callable[[], None]] = []
+
+
+def number() -> int:
+    """Which of this process's connections to Ray is in force, or comes next."""
+    return _number
+
+
+def before_end(action: Callable[[], None]) -> Callable[[], None]:
+    """Have something done before this process disconnects from Ray and goes on; what came last is done first.
+
+    An error in it keeps the process connected.
+    """
+    _before_end.append(action)
+    return action
+
+
+@contextlib.contextmanager
+def during(expected: int, action: str) -> Iterator[None]:
+    """Keep the connection from ending meanwhile.
+
+    Raises:
+        ImageLostError: it is not the connection with the number ``expected`` any more.
+    """
+    with _changing:
+        _require_number(expected, action)
+        yield
+        _require_number(expected, action)
+
+
+def _require_number(expected: int, action: str) -> None:
+    if expected != _number:
+        raise errors.ImageLostError(
+            f"{action} is not possible: the image belongs to an earlier connection of this process to Ray, which "
+            "ray.shutdown() has ended, and the process that put an image keeps it no longer than that. What was loaded "
+            "before goes on working. Wrap the model again, after ray.init()."
+        )
+
+
+def _watch_disconnect() -> None:
+    original = ray_worker.disconnect
+
+    @functools.wraps(original)
+    def disconnect(exiting_interpreter: bool = False) -> None:
+        global _number
+        if ray_worker.global_worker.connected and not _forked_from_ray and not exiting_interpreter:
+            with _changing:
+                for action in reversed(_before_end):
+                    action()
+                _number += 1
+        original(exiting_interpreter)
+
+    ray_worker.disconnect = disconnect
+
+
+_watch_disconnect()
+
+
+# --- what is held of Ray -----------------------------------------------------------------------------
+
+
+def leak(held: Any) -> None:
+    """Keep an object alive for good, interpreter's end included.
+
+    For what a forked child has from its parent: they share their connection to the store, so that what the child
+    gives back there the parent loses.
+    """
+    _increment(held)
+
+
+_increment = ctypes.pythonapi.Py_IncRef
+_increment.argtypes, _increment.restype = [ctypes.py_object], None
+
+
+class Pin:
+    """Holds something of Ray's (a buffer in the store, a reference), and gives it back only in the process that it
+    belongs to."""
+
+    def __init__(self, held: Any) -> None:
+        self._held, self._pid = held, os.getpid()
+
+    def release(self) -> None:
+        """Give it back early."""
+        self._held = None
+
+    # defaults, since the names of a module may be gone at the interpreter's end
+    def __del__(self, getpid: Callable[[], int] = os.getpid, leak: Callable[[Any], Any] = _increment) -> None:
+        if getpid() != self._pid:
+            leak(self._held)
+
+
+class Claim(Pin):
+    """A reference to an image, in the process and of the connection that it came to life in.
+
+    It is never pickled: whoever unpickles a reference makes a claim of their own.
+    """
+
+    def __init__(self, reference: ray.ObjectRef[Any]) -> None:
+        super().__init__(reference)
+        self.number = _number
+
+    def require(self, action: str) -> None:
+        """Raise unless the reference can be used.
+
+        Raises:
+            ForkedProcessError: it belongs to the process that this one was forked from.
+            ImageLostError: it belongs to an earlier connection.
+        """
+        if self._pid != os.getpid():
+            raise errors.ForkedProcessError(action)
+        refuse_fork(action)
+        _require_number(self.number if ray.is_initialized() else _NONE, action)
+
+    def usable(self) -> bool:
+        """Whether the reference can be used."""
+        return self._pid == os.getpid() and self.number == _number and ray.is_initialized()
+
+
+# --- waiting for objects -----------------------------------------------------------------------------
+
+
+def fetch(reference: ray.ObjectRef[Any] | list[ray.ObjectRef[Any]], timeout: float | None = None) -> Any:
+    """`ray.get`, without its warning about event loops in an async actor.
+
+    Args:
+        reference: of the object, or a list.
+        timeout: seconds to wait; None: without end.
+
+    Raises:
+        LoadTimeoutError: the time is over.
+        Exception: as `ray.get`.
+    """
+    try:
+        if not _in_async_actor():
+            return ray.get(reference, timeout=timeout)
+        if isinstance(reference, list):
+            futures = [each.future() for each in reference]
+            _, late = concurrent.futures.wait(futures, timeout)
+            if late:
+                raise concurrent.futures.TimeoutError
+            return [each.result() for each in futures]
+        # 0.1 ms more than ray.get, and thus not for all
+        return reference.future().result(timeout)
+    except (GetTimeoutError, concurrent.futures.TimeoutError) as cause:
+        if timeout is None or isinstance(cause, ray.exceptions.RayTaskError):
+            raise  # of the task whose result was asked for
+        raise errors.LoadTimeoutError(timeout) from cause
+
+
+def _in_async_actor() -> bool:
+    # there is no core worker in a process without Ray, and in one that uses Ray Client
+    core_worker = getattr(ray_worker.global_worker, "core_worker", None)
+    return core_worker is not None and bool(core_worker.current_actor_is_asyncio())

@@ -44,6 +44,18 @@ class Name:
         """What processes keep a loaded pipeline under, and the entry in the table that says whether it is in use."""
         return keeper.lease(self.token)
 
+    def require(self, action: str) -> None:
+        """Connect to Ray if need be; a name is good in every connection to its cluster.
+
+        Raises:
+            RayNotInitializedError, ForkedProcessError: Ray cannot be used in this process.
+        """
+        connection.ensure(action)
+
+    def usable(self) -> bool:
+        """Whether Ray can be used."""
+        return connection.usable()
+
     def __str__(self) -> str:
         return f"version {self.version} of {self.name!r} in namespace {self.namespace!r}"
 

@@ -17,9 +17,9 @@ import contextlib
 import os
 import pickle
 import sys
+import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import ray
@@ -39,10 +39,10 @@ def put(parts: list[Bytes], carried: list[Any], size: int) -> ray.ObjectRef[Any]
         size: length of the whole in bytes.
 
     Raises:
-        RayNotInitializedError, ForkedProcessError.
+        RayNotInitializedError, ForkedProcessError: as `connection.ensure`.
         StoreTooSmallError: before anything is copied.
     """
-    connection.require_ray("Putting a model into the object store")
+    connection.ensure("Putting a model into the object store")
     return ray.put(outgoing(parts, carried, size))
 
 
@@ -56,34 +56,75 @@ def outgoing(parts: list[Bytes], carried: list[Any], size: int, owner: Any = Non
     return Outgoing(list(_pieces(parts)), carried, size, owner)
 
 
-@dataclass(frozen=True)
-class Reference:
+class Reference(connection.Claim):
     """An image without a name: it ends with its last reference, or the process that put it."""
-
-    object: ray.ObjectRef[Any]
 
     @property
     def key(self) -> bytes:
         """What processes keep a loaded pipeline under, and the entry in the table that says whether it is in use."""
-        return self.object.binary()
+        key: bytes = self._held.binary()
+        return key
 
-    def reference(self) -> ray.ObjectRef[Any]:
-        """The reference itself."""
-        return self.object
+    def reference(self, timeout: float | None = None) -> ray.ObjectRef[Any]:
+        """Ray's reference. Raises as `require`."""
+        self.require("Using the reference of an image")
+        reference: ray.ObjectRef[Any] = self._held
+        return reference
 
     def fetch(self, timeout: float | None = None) -> Any:
-        """What is in the store: an `Incoming`.
+        """What is in the store.
+
+        Args:
+            timeout: seconds to wait until the object is on this node; None: without end.
 
         Raises:
-            RayNotInitializedError, ForkedProcessError.
-            ImageLostError: the object is gone.
-            LoadTimeoutError.
+            ForkedProcessError: it belongs to the process that this one was forked from.
+            ImageLostError: the object is gone, or it belongs to an earlier connection.
+            LoadTimeoutError: the time is over.
         """
-        connection.require_ray("Loading a model")
+        self.require(_LOADING)
         try:
-            return connection.fetch(self.object, timeout)
+            return connection.fetch(self._held, timeout)
         except (ObjectLostError, ReferenceCountingAssertionError) as cause:
             raise lost(cause) from cause
+
+    def __reduce__(self) -> Any:
+        self.require("Pickling a wrapper")
+        return Reference, (self._held,)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reference) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+class Place(Protocol):
+    """Where an image is: a `Reference`, or a name (`named.Name`)."""
+
+    def fetch(self, timeout: float | None = None) -> Any: ...
+
+
+def get(place: Place, timeout: float | None = None) -> tuple[Bytes, list[Any]]:
+    """An image's memory, this process's own to write to, and what was carried with it.
+
+    The object stays pinned in the store, and the mapping stays, as long as the returned array or anything made of it
+    lives. It keeps its bytes when this process disconnects from Ray.
+
+    Args:
+        place: where the image is.
+        timeout: seconds to wait until it is on this node; None: without end.
+
+    Raises:
+        IsolationError: the isolation asked for cannot be had.
+        ImageLostError: the connection has ended meanwhile.
+        others as ``place.fetch``.
+    """
+    number = connection.number()
+    return _taken(place.fetch(timeout), number)
+
+
+_LOADING = "Loading a model"
 
 
 def lost(cause: Exception) -> errors.ImageLostError:
@@ -97,23 +138,17 @@ def lost(cause: Exception) -> errors.ImageLostError:
 
 
 def received(incoming: Any) -> tuple[Bytes, list[Any]]:
-    """An image's memory, this process's own to write to, and what was carried with it.
+    """As `get`, of what Ray has got already, as an argument of a task."""
+    return _taken(incoming, connection.number())
 
-    The object stays pinned in the store, and the mapping stays, as long as the returned array or anything made of it
-    lives.
 
-    Args:
-        incoming: what Ray gave for an image's reference.
-
-    Raises:
-        ForeignImageError: it is no image.
-        IsolationError: the isolation asked for cannot be had.
-    """
+def _taken(incoming: Any, number: int) -> tuple[Bytes, list[Any]]:
     if not isinstance(incoming, _Incoming):
         raise errors.ForeignImageError(
             f"the object in the store is a {type(incoming).__qualname__}, not an image of ray-zerocopy"
         )
-    return _own(incoming), incoming.carried
+    with connection.during(number, _LOADING):
+        return _own(incoming), incoming.carried
 
 
 # --- in the store ------------------------------------------------------------------------------------
@@ -180,12 +215,28 @@ def _own(incoming: _Incoming) -> Bytes:
 class _Mapping:
     """Keeps one private mapping of the store's memory, and the object pinned in the store, until its end."""
 
-    def __init__(self, address: int, pin: Any) -> None:
-        self._address, self._pin = address, pin
+    def __init__(self, address: int, buffer: Any) -> None:
+        self._address, self._pin = address, connection.Pin(buffer)
+        _mappings.add(self)
+
+    def detach(self) -> None:
+        """Need the store no longer: from now on the memory is this process's own."""
+        core.detach(self._address)
+        self._pin.release()
 
     def __del__(self) -> None:
         if not sys.is_finalizing():
             core.unmap(self._address)
+
+
+_mappings: weakref.WeakSet[_Mapping] = weakref.WeakSet()
+
+
+@connection.before_end
+def _detach_all() -> None:
+    """Before this process disconnects: Ray gives up all that it has pinned, and the store may write there again."""
+    for mapping in list(_mappings):
+        mapping.detach()
 
 
 def map_again(start: int, size: int) -> tuple[int, settings.Isolation]:

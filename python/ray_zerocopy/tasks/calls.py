@@ -16,7 +16,7 @@ import torch
 
 from .. import errors, image
 from ..graph import exported
-from ..stores import objects
+from ..stores import connection, objects
 from ..stores.named import Name
 from . import kept
 
@@ -25,13 +25,14 @@ CALL = "__call__"
 Call = tuple[bytes, tuple[str, ...], str, bool]  # key of the image, path of the part, method, fresh
 
 here = kept.Kept()  # what this process keeps
+connection.before_end(here.clear)  # or it would become private memory, for nobody
 
 
 def _called(incoming: Any, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     key, path, name, fresh = call
 
     def load() -> Any:
-        return image.load(*objects.received(incoming.fetch() if isinstance(incoming, Name) else incoming))
+        return image.load(*(objects.get(incoming) if isinstance(incoming, Name) else objects.received(incoming)))
 
     whole = load() if fresh else here.get(key, load)
     part = functools.reduce(getattr, path, whole)

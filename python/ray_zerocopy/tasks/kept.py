@@ -28,6 +28,7 @@ import ray
 from ray.experimental import internal_kv
 
 from .. import settings
+from ..stores import connection
 
 _LOOKS = 1.0, 5.0  # seconds between two looks at what is kept: at first, and when nothing has changed for long
 _NAMESPACE = b"ray_zerocopy"
@@ -102,6 +103,13 @@ class Kept:
         with self._lock:
             return self._entries.pop(key, None)
 
+    def clear(self) -> None:
+        """Forget all pipelines."""
+        with self._lock:
+            dropped = list(self._entries.values())
+            self._entries.clear()
+        _collect(dropped)
+
     def _watch(self) -> None:
         with self._lock:
             start, self._watching = not self._watching, True
@@ -142,7 +150,8 @@ def _private_bytes() -> int:
 
 
 class Lease:
-    """Says to all processes that an image is in use, until it is no longer referred to, or its process ends."""
+    """Says to all processes that an image is in use, until it is no longer referred to, or until the process that
+    made it ends or disconnects from Ray."""
 
     def __init__(self, key: bytes) -> None:
         with _leases.lock:
@@ -150,8 +159,7 @@ class Lease:
                 _leases.pid = os.getpid()
                 threading.Thread(target=_leases.release, name="ray_zerocopy.leases", daemon=True).start()
         internal_kv._internal_kv_put(key, b"", namespace=_NAMESPACE)
-        # by a thread of its own: the garbage collector may be anywhere when it comes to this, and the table is far
-        self._end = weakref.finalize(self, _leases.ended.put, key)
+        self._end = weakref.finalize(self, _leases.end, key, os.getpid(), connection.number())
         self._end.atexit = False
         _leases.held.add(key)
 
@@ -160,11 +168,18 @@ class _Leases:
     def __init__(self) -> None:
         self.lock, self.pid = threading.Lock(), 0
         self.held: set[bytes] = set()
-        self.ended: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self.ended: queue.SimpleQueue[tuple[bytes, int]] = queue.SimpleQueue()
+
+    def end(self, key: bytes, pid: int, number: int) -> None:
+        if pid == os.getpid():  # and not in a forked child
+            # by a thread of its own: the garbage collector may be anywhere when it comes to this, and the table is far
+            self.ended.put((key, number))
 
     def release(self) -> None:
         while True:
-            self._release(self.ended.get())
+            key, number = self.ended.get()
+            if number == connection.number():  # keys repeat: in a later connection it may be another image's
+                self._release(key)
 
     def _release(self, key: bytes) -> None:
         self.held.discard(key)
@@ -172,14 +187,15 @@ class _Leases:
             if ray.is_initialized():
                 internal_kv._internal_kv_del(key, namespace=_NAMESPACE)
 
-    def at_exit(self) -> None:
+    def release_all(self) -> None:
         if self.pid == os.getpid():
             for key in list(self.held):
                 self._release(key)
 
 
 _leases = _Leases()
-atexit.register(_leases.at_exit)  # after Ray's own, so it runs before
+atexit.register(_leases.release_all)  # after Ray's own, so it runs before
+connection.before_end(_leases.release_all)
 
 
 def in_use(key: bytes) -> bool:

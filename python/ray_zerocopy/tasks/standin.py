@@ -114,7 +114,7 @@ class Method:
         Raises:
             Exception: what the method raises, with its own type, as Ray's tasks do.
             ImageLostError: the pipeline is no longer in the store.
-            RayNotInitializedError, ForkedProcessError, UnpicklableArgumentError: as `remote`.
+            ForkedProcessError, UnpicklableArgumentError: as `remote`.
         """
         return self._result(self.remote(*args, **kwargs))
 
@@ -128,10 +128,11 @@ class Method:
             ``num_returns``; an ``ObjectRefGenerator`` for a method that yields.
 
         Raises:
-            RayNotInitializedError, ForkedProcessError: Ray cannot be used in this process.
+            ForkedProcessError: this process was forked from one that uses Ray.
+            ImageLostError: `ray.shutdown` has been called in this process since.
             UnpicklableArgumentError: an argument cannot be sent to another process.
         """
-        connection.require_ray(f"Calling {self.__qualname__}")
+        self._target.image.require(f"Calling {self.__qualname__}")
         try:
             return self._target.task(self._name).remote(self._target.argument, self._call, *args, **kwargs)
         except Exception as cause:
@@ -151,7 +152,7 @@ class Method:
 
     def map(self, *iterables: Iterable[Any], max_in_flight: int | None = None, progress: bool = False) -> Iterator[Any]:
         """Call the method for every item, several calls at once; see `StandIn.map`."""
-        connection.require_ray(f"Calling {self.__qualname__}")
+        self._target.image.require(f"Calling {self.__qualname__}")
         if max_in_flight is None:
             cpus = self._target.options.get("num_cpus", 1)
             max_in_flight = max(2, round(2 * ray.cluster_resources().get("CPU", 1) / (cpus or 1)))
@@ -162,6 +163,7 @@ class Method:
     def _mapped(self, iterables: tuple[Iterable[Any], ...], max_in_flight: int, progress: bool) -> Iterator[Any]:
         bar = _bar(self.__qualname__, iterables) if progress else None
         started: deque[Any] = deque()
+        pin = connection.Pin(started)
         try:
             items = zip(*iterables)  # noqa: B905  as Python's map, which ends with the shortest
             for item in itertools.chain(items, itertools.repeat(None)):
@@ -176,17 +178,20 @@ class Method:
                     bar.update(1)
                 yield result
         finally:
-            for call in started:
-                if call:
-                    ray.cancel(call[0] if isinstance(call, list) else call)
+            if self._target.image.usable():
+                for call in started:
+                    if call:
+                        ray.cancel(call[0] if isinstance(call, list) else call)
+            del pin
             if bar is not None:
                 bar.close()
 
     def _result(self, started: Any) -> Any:
         if started is not None and not isinstance(started, (list, ray.ObjectRef)):
             return (self._result(reference) for reference in started)
+        self._target.image.require(f"Waiting for {self.__qualname__}")
         try:
-            return None if started is None else ray.get(started)
+            return None if started is None else connection.fetch(started)
         except ObjectLostError as cause:
             if cause.object_ref_hex == self._target.image.key.hex():
                 raise objects.lost(cause) from cause
@@ -238,7 +243,7 @@ class _Target:
     @property
     def argument(self) -> Any:
         """What a task gets: the reference, for which Ray prefers nodes that have the image; or the name."""
-        return self.image.object if isinstance(self.image, Reference) else self.image
+        return self.image.reference() if isinstance(self.image, Reference) else self.image
 
     def task(self, method: str) -> Any:
         """The Ray task that calls a method: made once, which takes longer than all else that a call does here."""
@@ -258,7 +263,8 @@ class _Target:
 
     def here(self) -> Any:
         """What the stand-in stands for, loaded in this process."""
-        loaded = calls.here.get(self.image.key, lambda: image.load(*objects.received(self.image.fetch())))
+        self.image.require(f"Reading an attribute of a {self.interface.class_name}")
+        loaded = calls.here.get(self.image.key, lambda: image.load(*objects.get(self.image)))
         return functools.reduce(getattr, self.path, loaded)
 
     def __reduce__(self) -> Any:
