@@ -7,8 +7,8 @@ themselves never enter the skeleton: each use of one becomes an out-of-band buff
 faster to make a tensor of).
 
 Private names of torch used here, tried with 2.4 and 2.15: `torch._utils._rebuild_tensor_v3`, `_rebuild_qtensor` and
-`_rebuild_sparse_tensor` (the rebuild functions that `reduce` replaces), `UntypedStorage._cdata`, `Tensor._backward_hooks`.
-`tests/test_roundtrip.py` fails when one goes.
+`_rebuild_sparse_tensor` (the rebuild functions that `reduce` replaces), `UntypedStorage._cdata`,
+`Tensor._backward_hooks`. `tests/test_roundtrip.py` fails when one goes.
 """
 
 from __future__ import annotations
