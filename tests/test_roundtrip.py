@@ -93,3 +93,29 @@ def test_training_goes_on_from_a_loaded_model_as_from_the_original(cluster):
     original, _ = zoo.ZOO["optimizer_over_the_parameters"]()
     loaded = ModelWrapper.from_model(original).load()
     assert_same(step(original), step(loaded))
+
+
+@pytest.mark.parametrize("layout", ["coo", "loose", "csr", "csc", "bsr", "bsc"])
+@pytest.mark.parametrize("kind", ["tensor", "leaf", "parameter", "attribute"])
+def test_sparse_tensors_of_every_layout(cluster, layout, kind):
+    dense = torch.arange(16.0).reshape(4, 4)
+    if layout == "coo":
+        tensor = dense.to_sparse()
+    elif layout == "loose":
+        tensor = torch.sparse_coo_tensor([[1, 1]], [2.0, 3.0], (4,))
+    else:
+        blocks = ((2, 2),) if layout.startswith("b") else ()
+        tensor = getattr(dense, f"to_sparse_{layout}")(*blocks)
+    if kind == "leaf":
+        tensor.requires_grad_()
+    elif kind == "parameter":
+        tensor = torch.nn.Parameter(tensor)
+    elif kind == "attribute":
+        tensor.requires_grad_()
+        tensor.label = "x"
+    loaded = ModelWrapper.from_model([tensor]).load()[0]
+    assert type(loaded) is type(tensor)
+    assert (loaded.layout, loaded.requires_grad, loaded.is_leaf) == (tensor.layout, tensor.requires_grad, True)
+    assert loaded.layout is not torch.sparse_coo or loaded.is_coalesced() == tensor.is_coalesced()
+    assert vars(loaded) == vars(tensor)
+    assert torch.equal(loaded.detach().to_dense(), tensor.detach().to_dense())

@@ -25,6 +25,7 @@ def starts() -> None:
     assert "ray.init" in refused(isolation, errors.RayNotInitializedError)  # asks a store that is there
     wrapper = ModelWrapper.from_model(model)
     assert ray.is_initialized()
+    assert ray.get_runtime_context().gcs_address == sys.argv[2]
     assert torch.equal(wrapper.load().weight, model.weight)
 
 

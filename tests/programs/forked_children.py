@@ -58,7 +58,7 @@ def forked(action) -> None:
     raise AssertionError("the child hangs")
 
 
-held: list[Pair] = []
+held: list[Pair | None] = []
 
 
 def drop() -> None:
@@ -67,7 +67,7 @@ def drop() -> None:
 
 
 def rebind() -> None:
-    held[0] = Pair()
+    held[0] = None  # and not something of torch, whose threads a child does not have
 
 
 def nothing() -> None:
@@ -121,18 +121,19 @@ def a_wrapper_and_a_stand_in() -> None:
 
 
 def refusals() -> None:
-    wrapper, standin = ModelWrapper.from_model(Pair()), ModelWrapper.for_tasks(Pair())
+    pair, arguments = Pair(), torch.ones(500)
+    wrapper, standin = ModelWrapper.from_model(pair), ModelWrapper.for_tasks(pair)
     assert standin.label == "pair"
 
     def ask() -> None:
         for action in (
             wrapper.load,
-            lambda: ModelWrapper.from_model(Pair()),
-            lambda: ModelWrapper.for_tasks(Pair()),
+            lambda: ModelWrapper.from_model(pair),
+            lambda: ModelWrapper.for_tasks(pair),
             lambda: standin.label,
             lambda: standin.first.weight,
-            lambda: standin(torch.ones(500)),
-            lambda: standin.map([torch.ones(500)]),
+            lambda: standin(arguments),
+            lambda: standin.map([arguments]),
             lambda: ray.cloudpickle.dumps(wrapper),
         ):
             with contextlib.suppress(errors.ForkedProcessError):

@@ -13,6 +13,7 @@ errors about what is not registered. `tests/test_exported.py` fails when one goe
 from __future__ import annotations
 
 import copy
+import weakref
 from typing import Any
 
 import torch
@@ -39,13 +40,12 @@ def reduce(program: ExportedProgram) -> Any:
     return rebuild._program, (description, program._state_dict, program._constants, program._example_inputs)
 
 
-_MODULE = "_ray_zerocopy_module"
+_modules: weakref.WeakKeyDictionary[ExportedProgram, torch.nn.Module] = weakref.WeakKeyDictionary()
 
 
 def module_of(program: ExportedProgram) -> torch.nn.Module:
     """What runs a program, made once for each: ``program.module()``."""
-    # in the program itself: the module may refer to it, so that a table beside both would keep them for ever
-    module: torch.nn.Module | None = program.__dict__.get(_MODULE)
+    module: torch.nn.Module | None = _modules.get(program)
     if module is None:
-        module = program.__dict__[_MODULE] = program.module()
+        module = _modules[program] = program.module()
     return module

@@ -198,7 +198,7 @@ def _own(incoming: _Incoming) -> Bytes:
     """The image in this process's own memory: the store's pages mapped once more, or a copy of them."""
     first, last = incoming.buffers[0], incoming.buffers[-1]
     start = address_of(first)
-    if address_of(last) + last.nbytes == start + incoming.size:
+    if address_of(last) + memoryview(last).nbytes == start + incoming.size:  # Ray Client gives bytearrays
         with contextlib.suppress(core.NotShared, core.Unsupported):
             address, _ = map_again(start, incoming.size)
             return core.view(address, incoming.size, _Mapping(address, first))
@@ -206,9 +206,10 @@ def _own(incoming: _Incoming) -> Bytes:
     copy = np.empty(incoming.size, np.uint8)
     end = 0
     for buffer in incoming.buffers:
+        part = np.frombuffer(buffer, np.uint8)
         offset = -(-end // 64) * 64
-        end = offset + buffer.nbytes
-        copy[offset:end] = np.frombuffer(buffer, np.uint8)
+        end = offset + part.nbytes
+        copy[offset:end] = part
     return copy
 
 
