@@ -30,7 +30,7 @@ from . import connection
 
 
 def put(parts: list[Bytes], carried: list[Any], size: int) -> ray.ObjectRef[Any]:
-    """Store an image: one copy, from where its parts lie.
+    """Store an image: one copy, from where its parts lie (through Ray Client, in pieces; see `client`).
 
     Args:
         parts: head and segments; each starts at the end of the one before, rounded up to a multiple of 64.
@@ -42,7 +42,11 @@ def put(parts: list[Bytes], carried: list[Any], size: int) -> ray.ObjectRef[Any]
         StoreTooSmallError: before anything is copied.
     """
     connection.require_ray("Putting a model into the object store")
-    _require_room(size)
+    if connection.is_client():
+        from . import client  # which imports this
+
+        return client.put(parts, carried, size)
+    require_room(size)
     return ray.put(Outgoing(list(_pieces(parts)), carried, size))
 
 
@@ -53,16 +57,23 @@ def get(reference: ray.ObjectRef[Any]) -> tuple[Bytes, list[Any]]:
     lives.
 
     Raises:
-        RayNotInitializedError, ForkedProcessError.
+        RayNotInitializedError, ForkedProcessError, RayClientError.
         ImageLostError: the object is gone.
         IsolationError: the isolation asked for cannot be had.
     """
-    connection.require_ray("Loading a model")
+    require_store("Loading a model")
     try:
         incoming = ray.get(reference)
     except (ObjectLostError, ReferenceCountingAssertionError) as cause:
         raise lost(cause) from cause
     return received(incoming)
+
+
+def require_store(action: str) -> None:
+    """Raise unless this process can read from a store of this node."""
+    connection.require_ray(action)
+    if connection.is_client():
+        raise errors.RayClientError(action)
 
 
 def lost(cause: Exception) -> errors.ImageLostError:
@@ -167,7 +178,8 @@ def map_again(start: int, size: int) -> tuple[int, settings.Isolation]:
 _capacities: dict[str, int] = {}  # per node; a store never changes its size, and asking takes a millisecond
 
 
-def _require_room(size: int) -> None:
+def require_room(size: int) -> None:
+    """Raise if the store cannot hold so much: this node's, or through Ray Client that of the client's driver."""
     node = ray.get_runtime_context().get_node_id()
     if node not in _capacities:
         _capacities.update(_stores())

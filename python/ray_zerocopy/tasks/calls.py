@@ -11,12 +11,11 @@ import inspect
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
-import ray
 import torch
 
 from .. import errors, image
 from ..graph import exported
-from ..stores import objects
+from ..stores import client, objects
 from . import kept
 
 CALL = "__call__"
@@ -26,13 +25,19 @@ Call = tuple[bytes, tuple[str, ...], str, bool]  # id of the image, path of the 
 here = kept.Kept()  # what this process keeps
 
 
-def _called(incoming: Any, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    key, path, name, fresh = call
+def loaded(incoming: Any, call: Call) -> Any:
+    """What is in an image: kept here, or loaded now."""
+    key, _, _, fresh = call
 
     def load() -> Any:
         return image.load(*objects.received(incoming))
 
-    whole = load() if fresh else here.get(key, load)
+    return load() if fresh else here.get(key, load)
+
+
+def _called(incoming: Any, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    _, path, name, _ = call
+    whole = loaded(incoming, call)
     part = functools.reduce(getattr, path, whole)
     if isinstance(part, torch.export.ExportedProgram) and name == CALL:  # which cannot be called itself
         part = exported.module_of(part)
@@ -78,5 +83,5 @@ def _driven(items: AsyncGenerator[Any, Any]) -> Iterator[Any]:
 
 
 # Under names of their own, so that Ray's pickle takes the functions by reference.
-task = ray.remote(run_call)
-streaming_task = ray.remote(stream_call)
+task = client.remote(run_call)
+streaming_task = client.remote(stream_call)
