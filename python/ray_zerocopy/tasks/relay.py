@@ -1,8 +1,8 @@
 """What a stand-in does by way of the cluster when its process is connected through Ray Client.
 
 Ray Client refuses tasks that stream, so an actor in the cluster, one for a connection, starts them and hands on
-their items. And an attribute, which a stand-in reads from the pipeline elsewhere, is looked at by a task, since this process
-cannot load the pipeline: that tells models and methods from values, which stay there.
+their items. And where another process loads the pipeline to read an attribute, a task looks at it in the cluster and
+tells models and methods from values, which stay there.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ class Relay:
         self._streams: dict[int, Any] = {}
 
     async def start(self, stream: int, options: dict[str, Any], references: list[Any], call: Call, kwargs: Any) -> None:
-        self._streams[stream] = _streaming_task.options(**options).remote(references[0], call, *references[1:], **kwargs)
+        self._streams[stream] = _streaming_task.options(**options).remote(
+            references[0], call, *references[1:], **kwargs
+        )
 
     async def next(self, stream: int) -> tuple[bool, Any]:
         """Whether there is another item, and the item."""
