@@ -41,7 +41,7 @@ def head(store: int) -> Iterator[dict[str, str]]:
             command, env={**os.environ, **environment}, stdout=log, stderr=log, cwd=HERE, start_new_session=True
         )
         try:
-            end = time.monotonic() + 60
+            end = time.monotonic() + 180
             while "will now block" not in Path(log.name).read_text():  # it listens earlier, and is not ready then
                 assert process.poll() is None and time.monotonic() < end, Path(log.name).read_text()
                 time.sleep(0.2)

@@ -39,7 +39,7 @@ class Pieces:
     """An image that has arrived in the cluster, in the memory of an actor. It can be passed to actors and tasks.
 
     Attributes:
-        collector: the actor, which ends when the last copy of this is gone.
+        collector: the actor, which ends when it has been asked for the image, or the last copy of this is gone.
         carried: object references and actor handles that belong to the image.
         size: length of the image in bytes.
     """
@@ -85,10 +85,11 @@ def assemble(pieces: Pieces) -> ray.ObjectRef[Any]:
         The image. It belongs to the process that calls this: a client's driver, or an actor that was given `pieces`.
 
     Raises:
-        RayError: the actor that holds the pieces is gone, or was asked before.
+        RayError: the actor that holds the pieces is gone: it was asked before, or the client's connection has ended.
     """
     image, done = pieces.collector.image.options(num_returns=2).remote(pieces.carried)
     ray.get(done)  # not the image itself, which would travel back
+    ray.kill(pieces.collector)  # handles that a client's server holds can keep it for long
     return image  # type: ignore[no-any-return]
 
 
@@ -125,18 +126,15 @@ class Collector:
     """An actor that puts the pieces of one image together."""
 
     def __init__(self, size: int) -> None:
-        self._memory: Bytes | None = np.zeros(size, np.uint8)  # what lies between the parts is zero
+        self._memory = np.zeros(size, np.uint8)  # what lies between the parts is zero
 
     def add(self, offsets: list[int], views: list[Bytes]) -> None:
-        assert self._memory is not None
         for offset, view in zip(offsets, views, strict=True):
             self._memory[offset : offset + view.nbytes] = view
 
     def image(self, carried: list[Any]) -> tuple[objects.Outgoing, None]:
-        memory, self._memory = self._memory, None  # Ray holds it until it has written it
-        if memory is None:
-            raise RuntimeError("this image has been put together before: an image is put into the store once")
-        return objects.Outgoing([memory], carried, memory.nbytes), None
+        # Ray holds the memory, through the view of it, until it has written it
+        return objects.Outgoing([self._memory], carried, self._memory.nbytes), None
 
 
 _collector = remote(Collector, num_cpus=0)  # under a name of its own, so that Ray's pickle takes the class by reference
