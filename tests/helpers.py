@@ -94,6 +94,25 @@ def store_used() -> int:
     return int(ray.cluster_resources()["object_store_memory"] - ray.available_resources().get("object_store_memory", 0))
 
 
+def actor_processes(name: str, folder: str) -> list[int]:
+    """The processes of the actors of a class, in the cluster whose temporary folder this is."""
+    every = [int(each) for each in os.listdir("/proc") if each.isdigit()]
+    found = [pid for pid in every if _proc(pid, "cmdline").startswith(f"ray::{name}")]
+    return [pid for pid in found if folder in _proc(_parent(pid), "cmdline")]  # the raylet's has it
+
+
+def _parent(pid: int) -> int:
+    fields = _proc(pid, "stat").rpartition(")")[2].split()
+    return int(fields[1]) if fields else 0
+
+
+def _proc(pid: int, name: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text()
+    except OSError:  # it has ended
+        return ""
+
+
 def settles(condition: Callable[[], bool], seconds: float = 20) -> bool:
     """Whether a condition comes true in time; Ray reports sizes with a delay."""
     end = time.monotonic() + seconds
@@ -102,6 +121,15 @@ def settles(condition: Callable[[], bool], seconds: float = 20) -> bool:
             return True
         time.sleep(0.1)
     return condition()
+
+
+def connect(address: str | None = None, **options: Any) -> None:
+    """`ray.init` through Ray Client: its server gives up on a driver that takes 30 s to start, on a busy machine."""
+    for _ in range(3):
+        with contextlib.suppress(ConnectionError):
+            ray.init(address, logging_level="ERROR", **options)
+            return
+    ray.init(address, logging_level="ERROR", **options)
 
 
 def run_script(

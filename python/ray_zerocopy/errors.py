@@ -96,6 +96,22 @@ class NotAMethodError(RayZeroCopyError, ValueError):
     """A name in ``method_names`` is a method neither of the pipeline nor of one of its models."""
 
 
+class RayClientError(RayZeroCopyError, RuntimeError):
+    """Something that needs the store of this machine, in a process that is connected through Ray Client."""
+
+    def __init__(self, action: str) -> None:
+        self.action = action
+        super().__init__(
+            f"{action} is not possible in a process that is connected through Ray Client (ray://): the object store is "
+            "in the cluster, and this process cannot map it. Do it in an actor or a task (pass the wrapper and call "
+            "load() there), call the methods of a stand-in (ModelWrapper.for_tasks), which run in the cluster, or "
+            "start this program on a node of the cluster, with ray.init(address='auto') or `ray job submit`."
+        )
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return type(self), (self.action,)
+
+
 # --- loading a model -----------------------------------------------------------------------------
 
 

@@ -191,14 +191,13 @@ class ModelWrapper(Generic[T]):
         if existing is not None:
             return cls._of_name(*existing)
         built, description = _taken_apart(model_or_pipeline, mode, model_attr_names, method_names)
-        reference = objects.put(built.parts, built.carried, built.size)
+        parts = built.parts, built.carried, built.size
         if name is None:
             _warn_of_short_life()
-            wrapper = cls._described(Reference(reference), built.size, description, mode)
+            wrapper = cls._described(Reference(objects.put(*parts)), built.size, description, mode)
         else:
-            about = _about(built, description)
-            wrapper = cls._of_name(*naming.publish(reference, about))
-        if wrapper.nbytes == built.size:
+            wrapper = cls._of_name(*naming.publish(naming.put(*parts), _about(built, description)))
+        if wrapper._skeleton.class_name == description.class_name:  # and not another model, that was there meanwhile
             wrapper._document(type(model_or_pipeline))
         return wrapper
 

@@ -33,6 +33,7 @@ from . import arrays, exported, modules, rebuild, tensors, torchscript
 from .paths import blame
 
 STORAGE, MEMORY, CARRIED = 0, 1, 2  # kinds of reference, in the lowest two bits
+_CLIENT = "ray.util.client.common"  # Ray Client's handles of actors, actor classes and functions; needs gRPC
 _BARE = -1  # a storage of which the bare memory would do, as long as nothing else uses it; never leaves `dump`
 
 
@@ -146,7 +147,7 @@ class _Pickler(cloudpickle.Pickler):
         if isinstance(obj, TypedStorage):
             slot = self._storage_slot(tensors.storage_of(obj), False)
             return rebuild.typed_storage, (slot, obj.dtype)
-        if isinstance(obj, (ray.ObjectRef, ActorHandle)):
+        if isinstance(obj, (ray.ObjectRef, ActorHandle)) or type(obj).__module__ == _CLIENT:
             self._skeleton.carried.append(obj)
             return rebuild._itself, (self._slot(len(self._skeleton.carried) - 1, CARRIED),)
         if type(obj) is np.ndarray:

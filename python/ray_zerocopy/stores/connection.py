@@ -2,8 +2,8 @@
 
 Private names of Ray used here, tried with 2.40 and 2.60; `tests/test_connection.py` fails when one goes:
 `auto_init_hook.auto_init_ray` (what Ray's own calls begin with), `client_mode_hook.client_mode_should_convert` (what
-they go by), `worker.disconnect` (which `ray.shutdown` looks up as a global: Ray has no hook before a shutdown), and
-`CoreWorker.current_actor_is_asyncio`.
+they go by) and `disable_client_hook`, `worker.disconnect` (which `ray.shutdown` looks up as a global: Ray has no hook
+before a shutdown), and `CoreWorker.current_actor_is_asyncio`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import ray
 from ray._private import worker as ray_worker
 from ray._private.auto_init_hook import auto_init_ray
-from ray._private.client_mode_hook import client_mode_should_convert
+from ray._private.client_mode_hook import client_mode_should_convert, disable_client_hook
 from ray.exceptions import GetTimeoutError
 
 from .. import core, errors
@@ -77,6 +77,13 @@ def usable() -> bool:
 def is_client() -> bool:
     """Whether this process uses Ray through Ray Client (``ray.init("ray://...")``): driver and store are elsewhere."""
     return bool(client_mode_should_convert())
+
+
+def remote(what: Callable[..., Any], **options: Any) -> Any:
+    """As `ray.remote`. That gives something else when this process is connected through Ray Client, which works over
+    that one connection only; this serves every connection, local ones and Ray Client's, before and after."""
+    with disable_client_hook():
+        return ray.remote(**options)(what) if options else ray.remote(what)
 
 
 def in_worker() -> bool:

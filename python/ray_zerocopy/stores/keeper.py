@@ -30,6 +30,8 @@ from ray import cloudpickle
 from ray.exceptions import RayError
 from ray.experimental import internal_kv
 
+from . import connection
+
 NAME, NAMESPACE = "keeper", "ray_zerocopy"  # of the actor, in Ray's terms
 
 HEAD = {"node:__internal_head__": 0.001}
@@ -57,13 +59,15 @@ class Source:
         options: Ray's options for the task.
         path: entries of ``sys.path`` that the call's imports may need.
         repeatable: whether the call can be made again when the image is lost.
+        pieces: instead of a call: a `client.Pieces`, an image that has arrived through Ray Client.
     """
 
-    call: bytes
+    call: bytes = b""
     references: list[Any] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
     path: tuple[str, ...] = ()
     repeatable: bool = False
+    pieces: Any = None
 
 
 @dataclass(frozen=True)
@@ -162,9 +166,9 @@ def portable(error: Exception) -> bytes:
     return bytes(data)
 
 
-copying: Any = ray.remote(num_cpus=0, num_returns=2, max_retries=0)(make)
+copying = connection.remote(make, num_cpus=0, num_returns=2, max_retries=0)
 # A factory leaves its imports, its module paths and its memory behind: its process does nothing else.
-building: Any = ray.remote(num_returns=2, max_calls=1)(make)
+building = connection.remote(make, num_returns=2, max_calls=1)
 
 # --- the actor ---------------------------------------------------------------------------------------
 
@@ -363,11 +367,16 @@ class Keeper:
 
 async def _made(source: Source, about: About) -> tuple[Any, About, Answer | None]:
     """Submit the task that makes an image, and wait for its end; it is not brought here."""
-    task = building if source.repeatable else copying
-    options = source.options if source.repeatable else {**source.options, **_on_head(about.nbytes)}
     try:
-        image, report = task.options(**options).remote(source)
-        found = await report
+        if source.pieces is not None:
+            image, report = source.pieces.start()
+        elif source.repeatable:
+            image, report = building.options(**source.options).remote(source)
+        else:
+            image, report = copying.options(**source.options, **_on_head(about.nbytes)).remote(source)
+        found = await report or {}
+        if source.pieces is not None:
+            source.pieces.end()
     except (RayError, ValueError) as error:  # the process or its node was lost, or the task cannot be scheduled
         return None, about, Answer("failed", about=about, reason=f"{type(error).__name__}: {error}")
     if "error" in found:
@@ -480,7 +489,7 @@ _OPTIONS: dict[str, Any] = {
     "max_task_retries": -1,
     "max_concurrency": 1000,
 }
-_actor: Any = ray.remote(Keeper)
+_actor = connection.remote(Keeper)
 
 
 def actor() -> Any:

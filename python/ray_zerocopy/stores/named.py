@@ -17,7 +17,8 @@ from ray import cloudpickle
 from ray.exceptions import ActorDiedError, ObjectLostError, RayError
 
 from .. import errors
-from . import connection, keeper, objects
+from ..core import Bytes
+from . import client, connection, keeper, objects
 from .keeper import About, Answer, Source
 
 Lifetime = Literal["detached"] | None
@@ -145,12 +146,16 @@ class Naming:
             raise errors.NameTakenError(self.name, self.key[0], answer.version)
         return Name(*self.key, answer.version, answer.token), answer.about
 
+    def put(self, parts: list[Bytes], carried: list[Any], size: int) -> Source | ray.ObjectRef[Any]:
+        """Bring an image into the cluster, for `publish`; arguments and errors as `objects.put`."""
+        if self.lifetime == "detached" and connection.is_client():
+            return Source(pieces=client.send(parts, carried, size))
+        reference = objects.put(parts, carried, size)
+        return Source(_COPY, [reference]) if self.lifetime == "detached" else reference
+
     def publish(self, source: Source | ray.ObjectRef[Any], about: About) -> tuple[Name, About]:
-        """See `publish`; an image that this process has put is copied into the keeper's ownership if it is to outlive
-        this process."""
+        """See `publish`."""
         about = replace(about, maker=maker(), bound=None if self.lifetime else this_process())
-        if not isinstance(source, Source) and self.lifetime == "detached":
-            source = copied(source)
         return publish(self.key, source, about, self.replace, self.get_if_exists)
 
 
@@ -303,12 +308,8 @@ def _gone(name: Name, answer: Answer) -> errors.ModelNotFoundError:
 # --- sources -------------------------------------------------------------------------------------------
 
 
-def copied(reference: ray.ObjectRef[Any]) -> Source:
-    """An image that another process has put, to be copied into the keeper's ownership."""
-    return Source(_COPY, [reference])
-
-
 def _copy(reference: ray.ObjectRef[Any]) -> tuple[objects.Outgoing, dict[str, Any]]:
+    """In a task: an image that another process has put, into the ownership of whoever submits the task."""
     incoming = ray.get(reference)
     return objects.Outgoing(list(incoming.buffers), incoming.carried, incoming.size, incoming), {}
 

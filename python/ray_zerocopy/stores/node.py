@@ -10,7 +10,7 @@ import ray
 
 from .. import core
 from ..settings import Isolation
-from . import connection, objects
+from . import objects
 
 
 def isolation() -> Isolation:
@@ -23,10 +23,10 @@ def isolation() -> Isolation:
         ``"copy"``: not Linux: every load copies.
 
     Raises:
-        RayNotInitializedError: Ray is not initialized; the store is asked.
+        RayNotInitializedError, RayClientError: this process has no store, which is asked.
         IsolationError: ``RAY_ZEROCOPY_ISOLATION`` is unknown or cannot be had.
     """
-    connection.require_ray("Asking for the isolation mode")
+    objects.require_store("Asking for the isolation mode")
     probe = np.zeros(1 << 20, np.uint8)  # large enough to get into shared memory
     incoming: Any = ray.get(ray.put(objects.Outgoing([probe], [], probe.nbytes)))
     start = objects.address_of(incoming.buffers[0])
@@ -43,9 +43,9 @@ def huge_pages() -> bool:
     since next to no page tables have to be filled.
 
     Raises:
-        RayNotInitializedError: Ray is not initialized; the store is asked.
+        RayNotInitializedError, RayClientError: this process has no store, which is asked.
     """
-    connection.require_ray("Asking for huge pages")
+    objects.require_store("Asking for huge pages")
     probe = np.ones(16 << 20, np.uint8)
     stored = np.asarray(ray.get(ray.put(probe)))
     stored.max()  # only pages that were touched are mapped

@@ -31,7 +31,7 @@ from . import connection
 
 
 def put(parts: list[Bytes], carried: list[Any], size: int) -> ray.ObjectRef[Any]:
-    """Store an image: one copy, from where its parts lie.
+    """Store an image: one copy, from where its parts lie (through Ray Client, in pieces; see `client`).
 
     Args:
         parts: head and segments; each starts at the end of the one before, rounded up to a multiple of 64.
@@ -43,6 +43,10 @@ def put(parts: list[Bytes], carried: list[Any], size: int) -> ray.ObjectRef[Any]
         StoreTooSmallError: before anything is copied.
     """
     connection.ensure("Putting a model into the object store")
+    if connection.is_client():
+        from . import client  # which imports this
+
+        return client.put(parts, carried, size)
     return ray.put(outgoing(parts, carried, size))
 
 
@@ -116,15 +120,25 @@ def get(place: Place, timeout: float | None = None) -> tuple[Bytes, list[Any]]:
         timeout: seconds to wait until it is on this node; None: without end.
 
     Raises:
+        RayClientError: this process has no store.
         IsolationError: the isolation asked for cannot be had.
         ImageLostError: the connection has ended meanwhile.
         others as ``place.fetch``.
     """
+    if connection.is_client():
+        raise errors.RayClientError(_LOADING)
     number = connection.number()
     return _taken(place.fetch(timeout), number)
 
 
 _LOADING = "Loading a model"
+
+
+def require_store(action: str) -> None:
+    """Raise unless this process can read from a store of this node."""
+    connection.require_ray(action)
+    if connection.is_client():
+        raise errors.RayClientError(action)
 
 
 def lost(cause: Exception) -> errors.ImageLostError:
@@ -261,6 +275,7 @@ _capacities: dict[str, int] = {}  # per node; a store never changes its size, an
 
 
 def require_room(size: int) -> None:
+    """Raise if the store cannot hold so much: this node's, or through Ray Client that of the client's driver."""
     node = ray.get_runtime_context().get_node_id()
     if node not in _capacities:
         _capacities.update(_stores())

@@ -11,7 +11,6 @@ import inspect
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
-import ray
 import torch
 
 from .. import errors, image
@@ -28,13 +27,19 @@ here = kept.Kept()  # what this process keeps
 connection.before_end(here.clear)  # or it would become private memory, for nobody
 
 
-def _called(incoming: Any, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    key, path, name, fresh = call
+def loaded(incoming: Any, call: Call) -> Any:
+    """What is in an image: kept here, or loaded now."""
+    key, _, _, fresh = call
 
     def load() -> Any:
         return image.load(*(objects.get(incoming) if isinstance(incoming, Name) else objects.received(incoming)))
 
-    whole = load() if fresh else here.get(key, load)
+    return load() if fresh else here.get(key, load)
+
+
+def _called(incoming: Any, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    _, path, name, _ = call
+    whole = loaded(incoming, call)
     part = functools.reduce(getattr, path, whole)
     if isinstance(part, torch.export.ExportedProgram) and name == CALL:  # which cannot be called itself
         part = exported.module_of(part)
@@ -80,5 +85,5 @@ def _driven(items: AsyncGenerator[Any, Any]) -> Iterator[Any]:
 
 
 # Under names of their own, so that Ray's pickle takes the functions by reference.
-task = ray.remote(run_call)
-streaming_task = ray.remote(stream_call)
+task = connection.remote(run_call)
+streaming_task = connection.remote(stream_call)

@@ -30,7 +30,7 @@ from ..graph import pipeline
 from ..stores import connection, objects
 from ..stores.named import Name
 from ..stores.objects import Reference
-from . import calls, kept
+from . import calls, kept, relay
 from .calls import CALL, Call
 
 # What nn.Module itself offers and only reads: done in the caller's process, over the shared weights.
@@ -253,8 +253,22 @@ class _Target:
             returns = self.options.get("num_returns", "streaming" if method in described.generators else 1)
             kind = calls.streaming_task if returns in ("streaming", "dynamic") else calls.task
             name = described.class_name if method == CALL else f"{described.class_name}.{method}"
-            task = self.tasks[method] = kind.options(**{"name": name, "num_returns": returns, **self.options})
+            options = {"name": name, "num_returns": returns, **self.options}
+            through_relay = returns == "streaming" and connection.is_client()
+            task = self.tasks[method] = relay.Streaming(options) if through_relay else kind.options(**options)
         return task
+
+    def elsewhere(self, name: str) -> Any:
+        """As `attribute`, of an attribute that a task in the cluster looks at: a process that has no store cannot."""
+        self.image.require(f"Reading {name!r} of a {self.interface.class_name}")
+        task = relay.look_task.options(**{**self.options, "num_cpus": 0, "num_returns": 1})
+        call: Call = (self.image.key, self.path, name, False)
+        found = ray.get(task.remote(self.argument, call, self))
+        if found is None:
+            raise errors.RayClientError(f"Reading {name!r} of a {self.interface.class_name}")
+        if found == relay.METHOD:
+            return Method(self, name)
+        return _made(StandIn, replace(self, interface=found, path=(*self.path, name)))
 
     def having(self, fresh: bool | None, options: dict[str, Any]) -> _Target:
         merged = {**self.options, **options}
@@ -337,21 +351,7 @@ class StandIn:
         if name.startswith("__") and name.endswith("__"):
             raise AttributeError(name)  # a question of Python's or of a library's, such as __array__
         target = self.__target
-        whole = target.here()
-        value = getattr(whole, name)
-        static = inspect.getattr_static(type(whole), name, None)
-        if isinstance(value, torch.ScriptMethod) or (inspect.isroutine(value) and static is not None):
-            if static is None or static is not inspect.getattr_static(torch.nn.Module, name, None):
-                return Method(target, name, static)
-            if name in _READERS:
-                return value
-            raise errors.TaskStateError(
-                f"{name}() changes a {target.interface.class_name}, and in a task it would change one worker's only: "
-                "do it before the model is wrapped, or use mode='actor' and do it to what load() gives"
-            )
-        if pipeline.is_model(value):
-            return _made(StandIn, replace(target, interface=interface(value), path=(*target.path, name)))
-        return value
+        return target.elsewhere(name) if connection.is_client() else attribute(target, target.here(), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise errors.TaskStateError(
@@ -364,7 +364,8 @@ class StandIn:
         setattr(self, name, None)
 
     def __dir__(self) -> Iterable[str]:
-        return sorted({*super().__dir__(), *dir(self.__target.here())})
+        there = () if connection.is_client() else dir(self.__target.here())
+        return sorted({*super().__dir__(), *there})
 
     def __repr__(self) -> str:
         return f"<{'.'.join((self.__target.interface.class_name, *self.__target.path))}, each call a Ray task>"
@@ -374,6 +375,30 @@ class StandIn:
 
     def _method(self, name: str, function: Any) -> Method:
         return Method(self.__target, name, function)
+
+
+def attribute(target: _Target, part: Any, name: str) -> Any:
+    """What a stand-in gives for an attribute: a method, a stand-in for a model, or the value itself.
+
+    Args:
+        target: what the stand-in's calls go to.
+        part: what the stand-in stands for, loaded in this process.
+        name: the attribute.
+    """
+    value = getattr(part, name)
+    static = inspect.getattr_static(type(part), name, None)
+    if isinstance(value, torch.ScriptMethod) or (inspect.isroutine(value) and static is not None):
+        if static is None or static is not inspect.getattr_static(torch.nn.Module, name, None):
+            return Method(target, name, static)
+        if name in _READERS:
+            return value
+        raise errors.TaskStateError(
+            f"{name}() changes a {target.interface.class_name}, and in a task it would change one worker's only: "
+            "do it before the model is wrapped, or use mode='actor' and do it to what load() gives"
+        )
+    if pipeline.is_model(value):
+        return _made(StandIn, replace(target, interface=interface(value), path=(*target.path, name)))
+    return value
 
 
 class _Offer:
