@@ -25,7 +25,6 @@ import yaml
 
 from conftest import HERE
 from helpers import settles
-from ray_zerocopy.stores import connection
 
 sys.path.append(str(HERE / "programs"))
 from serve_apps import SIZE, answer, model
@@ -260,7 +259,7 @@ def test_a_model_without_a_name_in_a_configuration_warns_and_then_says_that_it_i
 # --- inside a service ----------------------------------------------------------------------------------
 
 
-def test_models_that_a_replica_multiplexes_let_the_store_go_when_they_are_evicted(serve_cluster):
+def test_an_async_service_multiplexes_models_and_the_evicted_ones_let_the_store_go(serve_cluster):
     serve_cluster.run("serve_run.py", "async", "9", "async")
     serve_cluster.names("publish", "a", "1", "b", "2", "c", "3")
     seeds = {"a": 1, "b": 2, "c": 3}
@@ -277,13 +276,7 @@ def test_models_that_a_replica_multiplexes_let_the_store_go_when_they_are_evicte
     assert held["before"] - held["after"] < IMAGE * 0.3
     assert serve_cluster.ask("async", 5, "b")["y"] == answer(model(2), 5)
     serve_cluster.names("end", "async")
-
-
-@pytest.mark.skipif(connection.fetch.__doc__ is None, reason="loads still wait by ray.get on the event loop")
-def test_loading_in_an_async_deployment_prints_no_warning(serve_cluster):
-    serve_cluster.run("serve_run.py", "async", "9", "async-again")
-    serve_cluster.names("end", "async")
-    assert not serve_cluster.logged("Using blocking ray.get inside async")
+    assert not serve_cluster.logged("Using blocking ray.get inside async")  # in the constructor, or in a request
 
 
 # --- hot swap ------------------------------------------------------------------------------------------
