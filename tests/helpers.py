@@ -113,6 +113,14 @@ def _proc(pid: int, name: str) -> str:
         return ""
 
 
+def allocated() -> int:
+    """Bytes that the stores of this cluster hold, those included that nobody but their readers knows of any more."""
+    from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+
+    state = get_state_from_address(ray.get_runtime_context().gcs_address)  # without, any cluster on this machine
+    return int(get_memory_info_reply(state).store_stats.object_store_bytes_used)
+
+
 def settles(condition: Callable[[], bool], seconds: float = 20) -> bool:
     """Whether a condition comes true in time; Ray reports sizes with a delay."""
     end = time.monotonic() + seconds

@@ -15,7 +15,9 @@ EXPECTED = {
     "ray_data.py": "1000 rows scored by 4 actors over one copy of the model",
     "tasks.py": "sentences encoded in tasks, as the original does: True",
     "torchscript.py": "every probability is the original model's",
-    "ray_serve.py": "two replicas answer as the original does",
+    "ray_serve.py": "two replicas answer as the original does, also after they were killed and started again",
+    "shared_models.py": "two jobs used one model, which was built once",
+    "hot_swap.py": "three versions answered in turn, and nothing was restarted",
 }
 
 

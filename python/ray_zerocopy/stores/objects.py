@@ -146,8 +146,8 @@ def lost(cause: Exception) -> errors.ImageLostError:
     return errors.ImageLostError(
         f"the model's image is no longer in the object store ({type(cause).__name__}). An object belongs to the "
         "process that put it: it goes when that process ends, or when the last wrapper that refers to it is gone. "
-        "Wrap the model in a process that outlives its users (for a detached actor: inside a detached actor of "
-        "its own), and keep the wrapper."
+        "Give it a name, and it outlives whoever made it: ModelWrapper.from_model(model, name=..., "
+        "lifetime='detached'). Or wrap it in a process that outlives its users, and keep the wrapper."
     )
 
 
