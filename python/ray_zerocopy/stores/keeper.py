@@ -29,6 +29,8 @@ from ray import cloudpickle
 from ray.exceptions import RayError
 from ray.experimental import internal_kv
 
+from . import metrics
+
 NAME, NAMESPACE = "keeper", "ray_zerocopy"  # of the actor, in Ray's terms
 
 HEAD = {"node:__internal_head__": 0.001}
@@ -179,9 +181,11 @@ class Keeper:
         self._locks: dict[Key, asyncio.Lock] = {}
         self._builds: dict[Key, asyncio.Task[Answer]] = {}
         self._sweeping: asyncio.Task[None] | None = None
+        self._metrics = metrics.Names()
         for key, version in _restored():
             version.reason = "the keeper's process, which owned it, has ended"
             self._models[key] = version
+        self._show()
 
     async def publish(
         self, key: Key, token: str, source: Source, about: About, replace: bool, get_if_exists: bool
@@ -231,6 +235,7 @@ class Keeper:
         for version in (self._models.get(key), self._before.get(key)):
             if version is not None and version.token == token and version.image and version.image.hex() == image:
                 version.image, version.reason = None, reason
+                self._show()
 
     async def delete(self, key: Key, token: str | None) -> bool:
         """Forget a name, and its image; with a token, only if it still stands for that version."""
@@ -267,6 +272,13 @@ class Keeper:
 
     # --- inside ---
 
+    def _show(self) -> None:
+        """Say in Ray's metrics what there is."""
+        rows = [(key, version) for table in (self._models, self._before) for key, version in table.items()]
+        self._metrics.show(
+            (key, _state(version), 0 if version.image is None else version.about.nbytes) for key, version in rows
+        )
+
     def _lock(self, key: Key) -> asyncio.Lock:
         return self._locks.setdefault(key, asyncio.Lock())
 
@@ -277,7 +289,7 @@ class Keeper:
             found = self._found(key, token, replace, exists)
             if found:
                 return found
-            image, about, problem = await _made(source, about)
+            image, about, problem = await _made(key, source, about)
             return problem or self._add(key, token, image, about, source if source.repeatable else None)
 
     def _found(self, key: Key, token: str, replace: bool, exists: bool) -> Answer | None:
@@ -299,6 +311,7 @@ class Keeper:
         self._models[key] = version
         if before is not None and before.token != token:
             self._retire(key, before)
+        self._show()
         if about.bound is not None and self._sweeping is None:
             self._sweeping = asyncio.ensure_future(self._sweep())
         return _answer("made", version)
@@ -317,12 +330,14 @@ class Keeper:
         version = self._before.pop(key, None)
         if version is not None:
             _end_lease(version.token)
+            self._show()
 
     def _forget(self, key: Key) -> None:
         version = self._models.pop(key)
         _delete(key)
         _end_lease(version.token)
         self._drop_before(key)
+        self._show()
         if not self._locks[key].locked() if key in self._locks else False:
             del self._locks[key]
 
@@ -338,10 +353,11 @@ class Keeper:
         async with self._lock(key):
             if version.image is None:
                 assert version.source is not None
-                image, about, problem = await _made(version.source, version.about)
+                image, about, problem = await _made(key, version.source, version.about)
                 if problem:
                     return problem
                 version.image, version.about, version.reason = image, about, ""
+                self._show()
             return _answer("exists", version, image=[version.image])
 
     async def _sweep(self) -> None:
@@ -354,12 +370,13 @@ class Keeper:
         self._sweeping = None
 
 
-async def _made(source: Source, about: About) -> tuple[Any, About, Answer | None]:
+async def _made(key: Key, source: Source, about: About) -> tuple[Any, About, Answer | None]:
     """Submit the task that makes an image, and wait for its end; it is not brought here."""
     task = building if source.repeatable else copying
     options = source.options if source.repeatable else {**source.options, **_on_head(about.nbytes)}
     try:
-        image, report = task.options(**options).remote(source)
+        # an object has no name in Ray; the task that made it, whose id starts the object's, has
+        image, report = task.options(**options, name=f"ray_zerocopy {key[0]}/{key[1]}").remote(source)
         found = await report
     except (RayError, ValueError) as error:  # the process or its node was lost, or the task cannot be scheduled
         return None, about, Answer("failed", about=about, reason=f"{type(error).__name__}: {error}")
@@ -443,6 +460,11 @@ def lease(token: str) -> bytes:
 
 def _end_lease(token: str) -> None:
     internal_kv._internal_kv_del(lease(token), namespace=_TABLE)
+
+
+def any_names() -> bool:
+    """Whether any model has a name, as the table says: it can be asked without a keeper."""
+    return bool(internal_kv._internal_kv_list(_PREFIX, namespace=_TABLE))
 
 
 def _restored() -> Iterator[tuple[Key, Version]]:

@@ -14,9 +14,9 @@ from typing import Any
 import ray
 import torch
 
-from .. import errors, image
+from .. import errors
 from ..graph import exported
-from ..stores import objects
+from ..stores import loading
 from ..stores.named import Name
 from . import kept
 
@@ -31,7 +31,7 @@ def _called(incoming: Any, call: Call, args: tuple[Any, ...], kwargs: dict[str, 
     key, path, name, fresh = call
 
     def load() -> Any:
-        return image.load(*objects.received(incoming.fetch() if isinstance(incoming, Name) else incoming))
+        return loading.loaded(incoming.fetch() if isinstance(incoming, Name) else incoming, incoming)[0]
 
     whole = load() if fresh else here.get(key, load)
     part = functools.reduce(getattr, path, whole)

@@ -25,9 +25,9 @@ import tqdm
 from ray import cloudpickle
 from ray.exceptions import ObjectLostError
 
-from .. import errors, image
+from .. import errors
 from ..graph import pipeline
-from ..stores import connection, objects
+from ..stores import connection, loading, objects
 from ..stores.named import Name
 from ..stores.objects import Reference
 from . import calls, kept
@@ -258,7 +258,7 @@ class _Target:
 
     def here(self) -> Any:
         """What the stand-in stands for, loaded in this process."""
-        loaded = calls.here.get(self.image.key, lambda: image.load(*objects.received(self.image.fetch())))
+        loaded = calls.here.get(self.image.key, lambda: loading.loaded(self.image.fetch(), self.image)[0])
         return functools.reduce(getattr, self.path, loaded)
 
     def __reduce__(self) -> Any:
