@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import ray
 import torch
 
 from helpers import Worker
-from ray_zerocopy import ModelInfo, ModelWrapper, list_models
+from ray_zerocopy import ModelInfo, ModelWrapper, errors, list_models
 from ray_zerocopy.stores import keeper, named
 
 SPACE = "listing"
@@ -21,7 +23,8 @@ SPACE = "listing"
 def no_names(cluster):
     yield
     for name in {model.name for model in list_models(SPACE)}:
-        ModelWrapper.delete(name, SPACE)
+        with contextlib.suppress(errors.ModelNotFoundError):  # it ended with its process
+            ModelWrapper.delete(name, SPACE)
 
 
 def test_a_model_is_listed_with_all_that_is_known():
@@ -63,7 +66,7 @@ def test_namespaces_are_told_apart():
     assert ("a", SPACE) in [(model.name, model.namespace) for model in list_models()]
 
 
-def test_both_versions_are_listed_while_both_can_be_loaded(monkeypatch):
+def test_both_versions_are_listed_while_both_can_be_loaded():
     ModelWrapper.from_model(torch.nn.Linear(9, 9), name="a", namespace=SPACE, lifetime="detached")
     ModelWrapper.from_model(torch.nn.Linear(9, 9), name="a", namespace=SPACE, lifetime="detached", replace=True)
     versions = [model.version for model in list_models(SPACE)]
@@ -83,9 +86,21 @@ def test_listing_imports_no_torch():
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_the_task_that_made_an_image_bears_the_models_name():
+def test_the_task_that_makes_an_image_bears_the_models_name(monkeypatch):
+    given = {}
+
+    class Task:
+        def options(self, **options):
+            given.update(options)
+            raise ValueError("seen")
+
+    monkeypatch.setattr(keeper, "copying", Task())
+    answer = asyncio.run(keeper._made((SPACE, "a"), keeper.Source(b""), keeper.About()))[2]
+    assert answer.outcome == "failed"
+    assert given["name"] == f"ray_zerocopy {SPACE}/a"
+
+
+def test_an_objects_id_starts_with_that_of_its_task():
     ModelWrapper.from_model(torch.nn.Linear(300, 300), name="a", namespace=SPACE, lifetime="detached")
     (model,) = list_models(SPACE)
-    actor = ray.get_actor(keeper.NAME, keeper.NAMESPACE)
-    assert actor is not None
-    assert ray.ObjectRef.from_hex(model.object_id).task_id().hex() == model.object_id[:48]
+    assert ray.ObjectRef(bytes.fromhex(model.object_id)).task_id().hex() == model.object_id[:48]

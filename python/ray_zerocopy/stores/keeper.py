@@ -404,7 +404,8 @@ def _nodes(image: Any) -> list[str]:
         return []
     # one at a time: asked for the objects of several owners at once, Ray 2.60 ends the process ("Promise already
     # satisfied")
-    return list(ray.experimental.get_object_locations([image])[image]["node_ids"])
+    found = ray.experimental.get_object_locations([image]).get(image, {})  # nothing if its owner has just ended
+    return list(found.get("node_ids", []))
 
 
 def _state(version: Version) -> str:

@@ -11,6 +11,7 @@ used in the next connection to Ray. tests/test_metrics.py fails when that change
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import os
@@ -43,6 +44,7 @@ class Loads:
         self._notes: deque[tuple[Key, float, weakref.ref[Any]]] = deque()
         self._held: list[weakref.ref[Any]] = []
         self._running = False
+        self._recording = threading.Lock()
 
     def note(self, key: Key, seconds: float, memory: Any) -> None:
         """Something was loaded.
@@ -71,7 +73,7 @@ class Loads:
         while True:
             time.sleep(wait)
             wait = _EVERY
-            with contextlib.suppress(Exception):  # Ray is ending, or its metrics fail: no reason to disturb anybody
+            with self._recording, contextlib.suppress(Exception):  # whatever fails here is no reason to disturb anybody
                 self._record()
             if self._held:
                 continue
@@ -80,6 +82,10 @@ class Loads:
                 if not self._notes:  # a load that leaves a note after this looks sees that nothing runs
                     return
                 self._running = True
+
+    def at_exit(self) -> None:
+        """Let the thread not be in Ray's libraries when the process takes them down."""
+        self._recording.acquire(timeout=1.0)
 
     def _record(self) -> None:
         notes = [self._notes.popleft() for _ in range(len(self._notes))]
@@ -180,3 +186,4 @@ def _forget() -> None:
 
 
 os.register_at_fork(after_in_child=_forget)
+atexit.register(lambda: _loads.at_exit())  # after Ray's own, so it runs before
