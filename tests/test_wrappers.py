@@ -71,6 +71,8 @@ def test_a_wrapper_is_not_callable_and_its_repr_says_what_it_holds(cluster):
 
 def test_the_public_names():
     later = {"JITActorWrapper", "JITModelWrapper", "JITTaskWrapper"}
-    assert set(ray_zerocopy.__all__) == {"ModelWrapper", "__version__", "errors", "huge_pages", "isolation"} | later
+    listing = {"ModelInfo", "list_models"}
+    here = {"ModelWrapper", "__version__", "errors", "huge_pages", "isolation"}
+    assert set(ray_zerocopy.__all__) == here | listing | later
     for name in ray_zerocopy.__all__:
         assert hasattr(ray_zerocopy, name)

@@ -10,6 +10,7 @@ from . import errors
 
 if TYPE_CHECKING:
     from .jit import JITActorWrapper, JITModelWrapper, JITTaskWrapper
+    from .stores.listing import ModelInfo, list_models
     from .stores.node import huge_pages, isolation
     from .wrappers import ModelWrapper
 
@@ -19,11 +20,13 @@ __all__ = [
     "JITActorWrapper",
     "JITModelWrapper",
     "JITTaskWrapper",
+    "ModelInfo",
     "ModelWrapper",
     "__version__",
     "errors",
     "huge_pages",
     "isolation",
+    "list_models",
 ]
 
 # Imported when they are asked for: parts of this package run in processes that have no use for torch, and torch takes
@@ -32,9 +35,11 @@ _HOMES = {
     "JITActorWrapper": "jit",
     "JITModelWrapper": "jit",
     "JITTaskWrapper": "jit",
+    "ModelInfo": "stores.listing",
     "ModelWrapper": "wrappers",
     "huge_pages": "stores.node",
     "isolation": "stores.node",
+    "list_models": "stores.listing",
 }
 
 

@@ -15,7 +15,7 @@ import ray
 
 from . import core, errors, image
 from .graph import pipeline
-from .stores import connection, named, objects
+from .stores import connection, loading, named, objects
 from .stores.keeper import About
 from .stores.named import Lifetime, Name
 from .stores.objects import Reference
@@ -392,8 +392,8 @@ class ModelWrapper(Generic[T]):
         if outline.interface is not None:
             made: T = standin.stand_in(standin.StandIn, outline.image, outline.interface, outline.lease)
             return made
-        memory, carried = objects.get(outline.image, timeout)
-        loaded: T = image.load(memory, carried)
+        loaded: T
+        loaded, memory = loading.load(outline.image, timeout)
         if prefault:
             core.prefault(core.address(memory), memory.nbytes)
         return loaded

@@ -30,7 +30,7 @@ from ray import cloudpickle
 from ray.exceptions import RayError
 from ray.experimental import internal_kv
 
-from . import connection
+from . import connection, metrics
 
 NAME, NAMESPACE = "keeper", "ray_zerocopy"  # of the actor, in Ray's terms
 
@@ -185,9 +185,11 @@ class Keeper:
         self._builds: dict[Key, asyncio.Future[Answer]] = {}  # factories at work for a new version
         self._repairs: dict[str, asyncio.Future[Answer]] = {}  # and for an image that was lost, by token
         self._sweeping: asyncio.Task[None] | None = None
+        self._metrics = metrics.Names()
         for key, version in _restored():
             version.reason = "the keeper's process, which owned it, has ended"
             self._models[key] = version
+        self._show()
 
     async def publish(
         self, key: Key, token: str, source: Source, about: About, replace: bool, get_if_exists: bool
@@ -242,6 +244,7 @@ class Keeper:
                 continue
             if not _nodes(version.image):
                 version.image, version.reason = None, reason
+                self._show()
 
     async def delete(self, key: Key, token: str | None) -> bool:
         """Forget a name, and its image; with a token, only if it still stands for that version."""
@@ -278,6 +281,13 @@ class Keeper:
 
     # --- inside ---
 
+    def _show(self) -> None:
+        """Say in Ray's metrics what there is."""
+        rows = [(key, version) for table in (self._models, self._before) for key, version in table.items()]
+        self._metrics.show(
+            (key, _state(version), 0 if version.image is None else version.about.nbytes) for key, version in rows
+        )
+
     def _lock(self, key: Key) -> asyncio.Lock:
         lock = self._locks.get(key)
         if lock is None:
@@ -291,7 +301,7 @@ class Keeper:
             found = self._found(key, token, replace, exists)
             if found:
                 return found
-            image, about, problem = await _made(source, about)
+            image, about, problem = await _made(key, source, about)
             return problem or self._add(key, token, image, about, source if source.repeatable else None)
 
     def _found(self, key: Key, token: str, replace: bool, exists: bool) -> Answer | None:
@@ -313,6 +323,7 @@ class Keeper:
         self._models[key] = version
         if before is not None and before.token != token:
             self._retire(key, before)
+        self._show()
         if about.bound is not None and self._sweeping is None:
             self._sweeping = asyncio.ensure_future(self._sweep())
         return _answer("made", version)
@@ -331,12 +342,14 @@ class Keeper:
         version = self._before.pop(key, None)
         if version is not None:
             _end_lease(version.token)
+            self._show()
 
     def _forget(self, key: Key) -> None:
         version = self._models.pop(key)
         _delete(key)
         _end_lease(version.token)
         self._drop_before(key)
+        self._show()
 
     def _current(self, key: Key) -> Version | None:
         version = self._models.get(key)
@@ -349,10 +362,11 @@ class Keeper:
         """Make a lost image again; all who ask meanwhile wait for the same one, or get the same exception."""
         assert version.source is not None
         async with self._lock(key):
-            image, about, problem = await _made(version.source, version.about)
+            image, about, problem = await _made(key, version.source, version.about)
             if problem:
                 return problem
             version.image, version.about, version.reason = image, about, ""
+            self._show()
             return _answer("exists", version, image=[image])
 
     async def _sweep(self) -> None:
@@ -365,15 +379,17 @@ class Keeper:
         self._sweeping = None
 
 
-async def _made(source: Source, about: About) -> tuple[Any, About, Answer | None]:
+async def _made(key: Key, source: Source, about: About) -> tuple[Any, About, Answer | None]:
     """Submit the task that makes an image, and wait for its end; it is not brought here."""
     try:
+        # an object has no name in Ray; the task that made it, whose id starts the object's, has
+        options = {**source.options, "name": f"ray_zerocopy {key[0]}/{key[1]}"}
         if source.pieces is not None:
             image, report = source.pieces.start()
         elif source.repeatable:
-            image, report = building.options(**source.options).remote(source)
+            image, report = building.options(**options).remote(source)
         else:
-            image, report = copying.options(**source.options, **_on_head(about.nbytes)).remote(source)
+            image, report = copying.options(**options, **_on_head(about.nbytes)).remote(source)
         found = await report or {}
         if source.pieces is not None:
             source.pieces.end()
@@ -460,6 +476,11 @@ def lease(token: str) -> bytes:
 
 def _end_lease(token: str) -> None:
     internal_kv._internal_kv_del(lease(token), namespace=_TABLE)
+
+
+def any_names() -> bool:
+    """Whether any model has a name, as the table says: it can be asked without a keeper."""
+    return bool(internal_kv._internal_kv_list(_PREFIX, namespace=_TABLE))
 
 
 def _restored() -> Iterator[tuple[Key, Version]]:

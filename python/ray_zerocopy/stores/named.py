@@ -226,8 +226,9 @@ def delete(key: tuple[str, str], token: str | None = None) -> None:
 
 
 def listed() -> list[dict[str, Any]]:
-    """See `keeper.Keeper.list`."""
-    rows: list[dict[str, Any]] = ask("list")
+    """See `keeper.Keeper.list`. Nothing is started for it where nothing has a name."""
+    connection.ensure("Asking for named models")
+    rows: list[dict[str, Any]] = ask("list") if keeper.any_names() else []
     return rows
 
 

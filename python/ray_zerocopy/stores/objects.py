@@ -19,7 +19,7 @@ import pickle
 import sys
 import weakref
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import ray
@@ -58,6 +58,9 @@ def outgoing(parts: list[Bytes], carried: list[Any], size: int, owner: Any = Non
     """
     require_room(size)
     return Outgoing(list(_pieces(parts)), carried, size, owner)
+
+
+_LOADING = "Loading a model"
 
 
 class Reference(connection.Claim):
@@ -103,37 +106,6 @@ class Reference(connection.Claim):
         return hash(self.key)
 
 
-class Place(Protocol):
-    """Where an image is: a `Reference`, or a name (`named.Name`)."""
-
-    def fetch(self, timeout: float | None = None) -> Any: ...
-
-
-def get(place: Place, timeout: float | None = None) -> tuple[Bytes, list[Any]]:
-    """An image's memory, this process's own to write to, and what was carried with it.
-
-    The object stays pinned in the store, and the mapping stays, as long as the returned array or anything made of it
-    lives. It keeps its bytes when this process disconnects from Ray.
-
-    Args:
-        place: where the image is.
-        timeout: seconds to wait until it is on this node; None: without end.
-
-    Raises:
-        RayClientError: this process has no store.
-        IsolationError: the isolation asked for cannot be had.
-        ImageLostError: the connection has ended meanwhile.
-        others as ``place.fetch``.
-    """
-    if connection.is_client():
-        raise errors.RayClientError(_LOADING)
-    number = connection.number()
-    return _taken(place.fetch(timeout), number)
-
-
-_LOADING = "Loading a model"
-
-
 def require_store(action: str) -> None:
     """Raise unless this process can read from a store of this node."""
     connection.require_ray(action)
@@ -151,12 +123,18 @@ def lost(cause: Exception) -> errors.ImageLostError:
     )
 
 
-def received(incoming: Any) -> tuple[Bytes, list[Any]]:
-    """As `get`, of what Ray has got already, as an argument of a task."""
-    return _taken(incoming, connection.number())
+def received(incoming: Any, number: int) -> tuple[Bytes, list[Any]]:
+    """An image's memory, this process's own to write to, and what was carried with it.
 
+    Args:
+        incoming: what Ray gave for the image's reference.
+        number: that of the connection in which it did.
 
-def _taken(incoming: Any, number: int) -> tuple[Bytes, list[Any]]:
+    Raises:
+        ForeignImageError: it is no image.
+        ImageLostError: the connection has ended meanwhile.
+        IsolationError: the isolation asked for cannot be had.
+    """
     if not isinstance(incoming, _Incoming):
         raise errors.ForeignImageError(
             f"the object in the store is a {type(incoming).__qualname__}, not an image of ray-zerocopy"

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from .. import errors, image
+from .. import errors
 from ..graph import exported
-from ..stores import connection, objects
+from ..stores import connection, loading
 from ..stores.named import Name
 from . import kept
 
@@ -32,7 +32,7 @@ def loaded(incoming: Any, call: Call) -> Any:
     key, _, _, fresh = call
 
     def load() -> Any:
-        return image.load(*(objects.get(incoming) if isinstance(incoming, Name) else objects.received(incoming)))
+        return (loading.load(incoming) if isinstance(incoming, Name) else loading.loaded(incoming))[0]
 
     return load() if fresh else here.get(key, load)
 

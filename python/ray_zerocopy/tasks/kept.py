@@ -29,6 +29,7 @@ from ray.experimental import internal_kv
 
 from .. import settings
 from ..stores import connection
+from ..stores.metrics import private_bytes
 
 _LOOKS = 1.0, 5.0  # seconds between two looks at what is kept: at first, and when nothing has changed for long
 _NAMESPACE = b"ray_zerocopy"
@@ -66,7 +67,7 @@ class Kept:
             entry = self._entries.get(key)
             if entry is None:
                 if not self._entries:
-                    self._start = _private_bytes()
+                    self._start = private_bytes()
                 entry = self._entries[key] = _Entry()
             entry.used = time.monotonic()
             self._entries.move_to_end(key)
@@ -92,7 +93,7 @@ class Kept:
                 dropped.append(self._entries.popitem(last=False))
             if models == 0 and key in self._entries:
                 dropped.append((key, self._entries.pop(key)))
-        while len(self._entries) > 1 and _private_bytes() - self._start > size:
+        while len(self._entries) > 1 and private_bytes() - self._start > size:
             with self._lock:
                 dropped.append(self._entries.popitem(last=False))
             _collect(dropped)
@@ -137,13 +138,6 @@ def _collect(dropped: list[Any]) -> None:
     if dropped:
         dropped.clear()
         gc.collect()  # a pipeline may refer to itself, and holds the store's memory until it is gone
-
-
-def _private_bytes() -> int:
-    """This process's anonymous memory; 0 where the system does not tell."""
-    with contextlib.suppress(OSError), open("/proc/self/status") as lines:
-        return next((int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon:")), 0)
-    return 0
 
 
 # --- leases ------------------------------------------------------------------------------------------

@@ -25,9 +25,9 @@ import tqdm
 from ray import cloudpickle
 from ray.exceptions import ObjectLostError
 
-from .. import errors, image
+from .. import errors
 from ..graph import pipeline
-from ..stores import connection, objects
+from ..stores import connection, loading, objects
 from ..stores.named import Name
 from ..stores.objects import Reference
 from . import calls, kept, relay
@@ -278,7 +278,7 @@ class _Target:
     def here(self) -> Any:
         """What the stand-in stands for, loaded in this process."""
         self.image.require(f"Reading an attribute of a {self.interface.class_name}")
-        loaded = calls.here.get(self.image.key, lambda: image.load(*objects.get(self.image)))
+        loaded = calls.here.get(self.image.key, lambda: loading.load(self.image)[0])
         return functools.reduce(getattr, self.path, loaded)
 
     def __reduce__(self) -> Any:

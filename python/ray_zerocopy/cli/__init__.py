@@ -1,0 +1,1 @@
+"""``python -m ray_zerocopy VERB``: one file a verb."""

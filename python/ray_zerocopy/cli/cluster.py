@@ -1,0 +1,95 @@
+"""A running cluster, for the time of one command. None is ever started."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+
+# for Ray to connect; by itself it tries for minutes, and ends the process then
+_SECONDS = 30.0
+
+
+class Failed(Exception):
+    """The command cannot be carried out; the text is for the user."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--address",
+        metavar="ADDR",
+        help="of the cluster: HOST:PORT (of its head), ray://HOST:PORT, or auto, a cluster on this machine; "
+        "default: RAY_ADDRESS, else auto",
+    )
+
+
+@contextlib.contextmanager
+def reported() -> Iterator[list[int]]:
+    """Say what went wrong in one line, without a traceback. The list's only item is the exit code."""
+    from ray.exceptions import RayError
+
+    from .. import errors
+
+    code = [0]
+    try:
+        yield code
+    except (Failed, errors.RayZeroCopyError, RayError, ValueError) as error:
+        print(f"ray_zerocopy: {error}", file=sys.stderr)
+        code[0] = 1
+
+
+@contextlib.contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Connect to a cluster that runs.
+
+    Raises:
+        Failed: there is none.
+    """
+    asked = address or os.environ.get("RAY_ADDRESS") or "auto"
+    if asked == "local":
+        raise Failed("address 'local' would start a new cluster, which has no models; give that of a running one")
+    if asked != "auto":
+        _require_listener(asked)
+
+    import ray
+
+    watch = threading.Timer(_SECONDS, _give_up, [asked])
+    watch.daemon = True
+    watch.start()
+    try:
+        ray.init(address=asked, logging_level=logging.ERROR, log_to_driver=False)
+    except Exception as error:
+        if asked == "auto":
+            raise Failed(f"no Ray cluster is running on this machine: {_line(error)}") from error
+        raise Failed(f"cannot connect to a Ray cluster at {asked}: {_line(error)}") from error
+    finally:
+        watch.cancel()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """See at once what Ray would find out in minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        raise Failed(f"address {address!r} is not HOST:PORT, ray://HOST:PORT or auto")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise Failed(f"no Ray cluster is running at {address}: {_line(error)}") from error
+
+
+def _give_up(address: str) -> None:
+    print(f"ray_zerocopy: no Ray cluster has answered at {address} in {_SECONDS:.0f} s", file=sys.stderr, flush=True)
+    os._exit(1)  # Ray is in a call that nothing interrupts
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

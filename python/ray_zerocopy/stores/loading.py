@@ -1,0 +1,52 @@
+"""From where an image is to what is in it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from .. import errors, image
+from ..core import Bytes
+from . import connection, metrics, objects
+from .named import Name
+from .objects import Reference
+
+
+def load(place: Reference | Name, timeout: float | None = None) -> tuple[Any, Bytes]:
+    """Rebuild a model or pipeline over the memory of its image, which is this process's own to write to.
+
+    The object stays pinned in the store, and the mapping stays, as long as the memory or anything made of it lives. It
+    keeps its bytes when this process disconnects from Ray.
+
+    Args:
+        place: where the image is.
+        timeout: seconds to wait until it is on this node; None: without end.
+
+    Returns:
+        The object, and the memory of its image, which lives as long.
+
+    Raises:
+        RayClientError: this process has no store.
+        ImageLostError: the connection has ended meanwhile.
+        others as ``place.fetch``, `objects.received` and `image.load`.
+    """
+    if connection.is_client():
+        raise errors.RayClientError("Loading a model")
+    number = connection.number()
+    key = (place.namespace, place.name) if isinstance(place, Name) else ("", "")
+    return loaded(place.fetch(timeout), key, number)
+
+
+def loaded(incoming: Any, key: tuple[str, str] = ("", ""), number: int | None = None) -> tuple[Any, Bytes]:
+    """As `load`, of what Ray has given for an image already.
+
+    Args:
+        incoming: what Ray gave.
+        key: namespace and name of the image, for what is recorded of the load.
+        number: that of the connection in which Ray gave it; None: this one.
+    """
+    start = time.perf_counter()
+    memory, carried = objects.received(incoming, connection.number() if number is None else number)
+    whole = image.load(memory, carried)
+    metrics.loaded(key, time.perf_counter() - start, memory)
+    return whole, memory
