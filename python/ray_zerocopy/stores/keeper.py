@@ -1,8 +1,8 @@
 """The keeper: one detached actor for the cluster, which owns the named images and knows their names.
 
-Whoever submits a task owns what it returns, so the keeper submits the tasks that make images: `make` copies what
-another process has put, or calls a factory. The keeper holds references and never an image itself, runs on the head
-node (without which there is no cluster), takes no CPU, and does not import torch.
+Whoever puts an object, or submits the task that returns it, owns it. So the keeper puts a copy of what another process
+has put, and submits the tasks that call factories. It runs on the head node (without which there is no cluster), takes
+no CPU, and does not import torch.
 
 What it must know again after a restart (names, versions, factories) stands in Ray's internal key-value table, one entry
 a name, written before the maker hears of it. The images themselves go with the keeper's process, which owned them:
@@ -21,7 +21,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from weakref import WeakValueDictionary
 
@@ -192,7 +192,7 @@ class Keeper:
         self._show()
 
     async def publish(
-        self, key: Key, token: str, source: Source, about: About, replace: bool, get_if_exists: bool
+        self, key: Key, token: str, source: Source, about: About, replaces: bool, get_if_exists: bool
     ) -> Answer:
         """Take an image over under a name; of a factory, `building` it.
 
@@ -201,16 +201,16 @@ class Keeper:
             answer = await asyncio.shield(self._builds[key])
             if answer.outcome != "taken":  # which that caller minded, and this one does not
                 return answer
-        build = asyncio.ensure_future(self._published(key, token, source, about, replace, get_if_exists))
+        build = asyncio.ensure_future(self._published(key, token, source, about, replaces, get_if_exists))
         if source.repeatable:
             self._builds.setdefault(key, build)
             build.add_done_callback(lambda ended: self._builds.get(key) is ended and self._builds.pop(key))
         return await asyncio.shield(build)
 
-    async def own(self, key: Key, token: str, image: list[Any], about: About, replace: bool, exists: bool) -> Answer:
+    async def own(self, key: Key, token: str, image: list[Any], about: About, replaces: bool, exists: bool) -> Answer:
         """Know an image under a name that its maker goes on owning."""
         async with self._lock(key):
-            found = self._found(key, token, replace, exists)
+            found = self._found(key, token, replaces, exists)
             return found or self._add(key, token, image[0], about, None)
 
     async def look_up(self, key: Key, version: int | None, token: str | None, image: bool) -> Answer:
@@ -295,23 +295,23 @@ class Keeper:
         return lock
 
     async def _published(
-        self, key: Key, token: str, source: Source, about: About, replace: bool, exists: bool
+        self, key: Key, token: str, source: Source, about: About, replaces: bool, exists: bool
     ) -> Answer:
         async with self._lock(key):
-            found = self._found(key, token, replace, exists)
+            found = self._found(key, token, replaces, exists)
             if found:
                 return found
             image, about, problem = await _made(key, source, about)
             return problem or self._add(key, token, image, about, source if source.repeatable else None)
 
-    def _found(self, key: Key, token: str, replace: bool, exists: bool) -> Answer | None:
+    def _found(self, key: Key, token: str, replaces: bool, exists: bool) -> Answer | None:
         """What to say where the name is in use, unless a next version shall be made."""
         version = self._current(key)
         if version is None or _state(version) == "lost":
             return None
         if version.token == token:
             return _answer("made", version) if version.image is not None else None
-        if replace:
+        if replaces:
             return None
         return _answer("exists" if exists else "taken", version)
 
@@ -388,8 +388,11 @@ async def _made(key: Key, source: Source, about: About) -> tuple[Any, About, Ans
             image, report = source.pieces.start()
         elif source.repeatable:
             image, report = building.options(**options).remote(source)
+        elif _fits_here(about.nbytes):
+            image, found = await asyncio.to_thread(_put_again, source)
+            return image, replace(about, **found), None
         else:
-            image, report = copying.options(**options, **_on_head(about.nbytes)).remote(source)
+            image, report = copying.options(**options).remote(source)
         found = await report or {}
         if source.pieces is not None:
             source.pieces.end()
@@ -397,16 +400,23 @@ async def _made(key: Key, source: Source, about: About) -> tuple[Any, About, Ans
         return None, about, Answer("failed", about=about, reason=f"{type(error).__name__}: {error}")
     if "error" in found:
         return None, about, Answer("raised", about=about, error=found["error"])
-    return image, About(**{**about.__dict__, **found}), None
+    return image, replace(about, **found), None
 
 
-def _on_head(nbytes: int) -> dict[str, Any]:
-    """Where a copy that cannot be made again is to lie: on the head node, which lasts as long as the cluster, if its
-    store could hold it."""
-    for node in ray.nodes():
-        if "node:__internal_head__" in node["Resources"]:
-            return {"resources": HEAD} if node["Resources"].get("object_store_memory", 0) > nbytes else {}
-    return {}
+def _put_again(source: Source) -> tuple[Any, dict[str, Any]]:
+    """An image that another process has put, put again by this one.
+
+    Not by a task: Ray ends the idle workers of a job that has ended, as the one that started the keeper will have, so
+    that each would have to wait for a new process."""
+    outgoing, report = pickle.loads(source.call)(*source.references)
+    return ray.put(outgoing), report
+
+
+def _fits_here(nbytes: int) -> bool:
+    """Whether this node's store could hold an image: it is the head's, which lasts as long as the cluster."""
+    here = ray.get_runtime_context().get_node_id()
+    sizes = [node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["NodeID"] == here]
+    return any(size > nbytes for size in sizes)
 
 
 def _answer(outcome: Outcome, version: Version, image: list[Any] | None = None) -> Answer:

@@ -310,8 +310,8 @@ def _gone(name: Name, answer: Answer) -> errors.ModelNotFoundError:
 
 
 def _copy(reference: ray.ObjectRef[Any]) -> tuple[objects.Outgoing, dict[str, Any]]:
-    """In a task: an image that another process has put, into the ownership of whoever submits the task."""
-    incoming = ray.get(reference)
+    """An image that another process has put, to be put by the keeper, or returned by a task of its."""
+    incoming = connection.fetch(reference)
     return objects.Outgoing(list(incoming.buffers), incoming.carried, incoming.size, incoming), {}
 
 
