@@ -76,6 +76,10 @@ def test_one_process_connects_again_and_in_other_ways_and_an_actor_keeps_an_imag
     run_script("programs/client_sessions.py", **connect)
 
 
+def test_named_models_are_published_and_outlive_the_connection(connect):
+    run_script("programs/client_named.py", **connect)
+
+
 def test_a_connection_lost_while_sending_leaves_nothing_in_the_cluster(connect):
     connect = {**connect, "RAY_CLIENT_RECONNECT_GRACE_PERIOD": "1"}
     with pytest.raises(AssertionError, match="exit -9"):

@@ -37,16 +37,28 @@ def no_names(cluster):
     assert settles(lambda: store_used() < MB), store_used()
 
 
-@pytest.fixture
-def actor(cluster):
-    actors = []
-
-    def start(**options):
-        actors.append(Worker.options(num_cpus=0, **options).remote())
-        return actors[-1]
-
-    yield start
+@pytest.fixture(scope="module")
+def pool(cluster):
+    """Actors for all tests: each takes seconds to import torch."""
+    actors = [Worker.options(num_cpus=0).remote() for _ in range(4)]
+    yield actors
     for each in actors:
+        ray.kill(each)
+
+
+@pytest.fixture
+def actor(pool):
+    """Gives actors of the pool; ``fresh`` ones may be killed."""
+    waiting, started = list(pool), []
+
+    def get(fresh: bool = False):
+        if not fresh:
+            return waiting.pop()
+        started.append(Worker.options(num_cpus=0).remote())
+        return started[-1]
+
+    yield get
+    for each in started:
         ray.kill(each)
 
 
@@ -78,7 +90,7 @@ def another_driver(program: str, *arguments: str) -> str:
 
 def test_a_detached_model_outlives_the_job_and_the_actor_that_made_it(actor):
     another_driver("publish.py", "from-a-driver", "detached")
-    maker = actor()
+    maker = actor(fresh=True)
 
     def publish():
         ModelWrapper.from_model(zoo.seeded_pipeline(), name="from-an-actor", lifetime="detached")
@@ -96,7 +108,7 @@ def test_a_named_model_without_a_lifetime_ends_with_the_process_that_made_it(act
     another_driver("publish.py", "short", "None")
     with pytest.raises(errors.ModelNotFoundError, match="short"):
         ModelWrapper.get("short")
-    maker = actor()
+    maker = actor(fresh=True)
     ray.get(maker.run.remote(lambda: ModelWrapper.from_model(linear(1), name="actors") and None))
     time.sleep(2.5)  # longer than the keeper waits between two looks
     assert value_of(ModelWrapper.get("actors").load()) == 1
@@ -294,7 +306,6 @@ def test_a_factory_that_raises_tells_every_waiter_and_the_next_caller_tries_agai
             return str(error)
 
     workers = [actor() for _ in range(3)]
-    ray.get([each.run.remote(int) for each in workers])  # started
     assert ray.get([each.run.remote(load) for each in workers]) == ["the bucket is empty"] * 3
     assert not named.listed()
     assert load() == 1
@@ -456,3 +467,7 @@ def test_loads_go_on_when_the_makers_and_the_holders_node_are_gone():
 
 def test_a_hundred_processes_killed_at_random_leave_names_and_store_consistent():
     print(run_script(str(PROGRAMS / "named_chaos.py"), "100", timeout=900).stdout)
+
+
+def test_a_detached_model_needs_room_for_two_only_for_a_moment():
+    run_script(str(PROGRAMS / "named_small_store.py"))

@@ -200,6 +200,10 @@ class ShortLivedOwnerWarning(UserWarning):
     """A model was wrapped in a process that will soon end, and the model with it."""
 
 
+class PublishError(RayZeroCopyError, RuntimeError):
+    """A model could not be brought into the cluster's ownership: its maker or the store failed on the way."""
+
+
 class FactoryError(RayZeroCopyError, RuntimeError):
     """The task that should have made a model came to nothing: its process was lost, or it could not be scheduled.
 

@@ -14,6 +14,7 @@ import ctypes
 import functools
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ from ray._private import worker as ray_worker
 from ray._private.auto_init_hook import auto_init_ray
 from ray._private.client_mode_hook import client_mode_should_convert, disable_client_hook
 from ray.exceptions import GetTimeoutError
+from ray.util.client import ray as client_ray
 
 from .. import core, errors
 
@@ -103,10 +105,17 @@ _number = 1
 _NONE = 0
 _changing = threading.RLock()  # reentrant: a signal handler may call ray.shutdown()
 _before_end: list[Callable[[], None]] = []
+_client: weakref.ref[Any] | None = None
 
 
 def number() -> int:
     """Which of this process's connections to Ray is in force, or comes next."""
+    global _number, _client
+    if is_client():  # which does not disconnect by way of the function that is watched below
+        worker = client_ray.get_context().client_worker
+        if _client is None or _client() is not worker:
+            _number += _client is not None
+            _client = weakref.ref(worker)
     return _number
 
 
@@ -133,7 +142,7 @@ def during(expected: int, action: str) -> Iterator[None]:
 
 
 def _require_number(expected: int, action: str) -> None:
-    if expected != _number:
+    if expected != number():
         raise errors.ImageLostError(
             f"{action} is not possible: the image belongs to an earlier connection of this process to Ray, which "
             "ray.shutdown() has ended, and the process that put an image keeps it no longer than that. What was loaded "
@@ -201,7 +210,7 @@ class Claim(Pin):
 
     def __init__(self, reference: ray.ObjectRef[Any]) -> None:
         super().__init__(reference)
-        self.number = _number
+        self.number = number()
 
     def require(self, action: str) -> None:
         """Raise unless the reference can be used.
@@ -217,7 +226,7 @@ class Claim(Pin):
 
     def usable(self) -> bool:
         """Whether the reference can be used."""
-        return self._pid == os.getpid() and self.number == _number and ray.is_initialized()
+        return self._pid == os.getpid() and self.number == number() and bool(ray.is_initialized())
 
 
 # --- waiting for objects -----------------------------------------------------------------------------

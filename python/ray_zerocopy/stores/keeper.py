@@ -362,6 +362,9 @@ class Keeper:
         """Make a lost image again; all who ask meanwhile wait for the same one, or get the same exception."""
         assert version.source is not None
         async with self._lock(key):
+            newest = self._models.get(key)
+            if newest is None or (version is not newest and version is not self._before.get(key)):
+                return Answer("replaced", newest.number) if newest else Answer("missing", names=list(self._models))
             image, about, problem = await _made(key, version.source, version.about)
             if problem:
                 return problem

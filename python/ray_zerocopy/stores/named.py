@@ -180,6 +180,7 @@ def publish(
 
     Raises:
         NameTakenError: neither ``replace`` nor ``get_if_exists``, and the name is another model's.
+        PublishError: the image could not be copied into the keeper's ownership.
         FactoryError: the task that should have made the image came to nothing.
         Exception: what the factory raised.
     """
@@ -190,6 +191,8 @@ def publish(
         answer = ask("own", key, token, [source], about, replaces, get_if_exists)
     if answer.outcome == "taken":
         raise errors.NameTakenError(key[1], key[0], answer.version)
+    if answer.outcome == "failed" and not getattr(source, "repeatable", False):
+        raise errors.PublishError(f"{key[1]!r} could not be brought into the cluster's ownership: {answer.reason}")
     _raise_problem(key[1], answer)
     return Name(*key, answer.version, answer.token), answer.about
 
@@ -326,8 +329,10 @@ def called(function: Callable[[], Any], options: dict[str, Any]) -> Source:
         options: Ray's options of the task; its ``runtime_env`` is laid over that of this process.
 
     Raises:
+        ValueError: Ray does not know an option, or does not take its value.
         UnpicklableArgumentError: the function, or an argument bound to it, cannot be sent to another process.
     """
+    keeper.building.options(**options)  # Ray says what it does not take
     try:
         call = cloudpickle.dumps(function)
     except Exception as cause:
