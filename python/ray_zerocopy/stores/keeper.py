@@ -330,6 +330,9 @@ class Keeper:
 
     def _retire(self, key: Key, version: Version) -> None:
         self._drop_before(key)
+        if version.image is None:
+            _end_lease(version.token)
+            return
         self._before[key] = version
 
         def end() -> None:
