@@ -18,7 +18,7 @@ import torch
 import zoo
 from compare import assert_same
 from conftest import HERE
-from helpers import Worker, run_script, settles, store_used
+from helpers import Worker, about_process, run_script, settles, store_used
 from ray_zerocopy import JITActorWrapper, JITModelWrapper, JITTaskWrapper, ModelWrapper, errors
 from ray_zerocopy.stores import keeper, named
 
@@ -450,12 +450,6 @@ def test_the_keeper_is_small_and_holds_five_hundred_names(cluster):
     assert [node] == head
     for number in range(500):
         ModelWrapper.delete(f"model-{number}", "many")
-
-
-def about_process(_):
-    from helpers import anonymous_bytes
-
-    return set(sys.modules), anonymous_bytes(), ray.get_runtime_context().get_node_id()
 
 
 # --- nodes, and death --------------------------------------------------------------------------------

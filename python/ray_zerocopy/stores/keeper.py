@@ -525,6 +525,8 @@ _OPTIONS: dict[str, Any] = {
     "max_restarts": -1,
     "max_task_retries": -1,
     "max_concurrency": 1000,
+    # which no other process has: else it may be given one that has run a task, and imported torch
+    "runtime_env": {"env_vars": {"RAY_ZEROCOPY_KEEPER": "1"}},
 }
 _actor = connection.remote(Keeper)
 
