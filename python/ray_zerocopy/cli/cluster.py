@@ -56,6 +56,8 @@ def connected(address: str | None) -> Iterator[None]:
     if asked != "auto":
         _require_listener(asked)
 
+    # the core's complaints, one a second, tell a user nothing that the message here does not
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     watch = threading.Timer(_SECONDS, _give_up, [asked])
@@ -66,7 +68,8 @@ def connected(address: str | None) -> Iterator[None]:
     except Exception as error:
         if asked == "auto":
             raise Failed(f"no Ray cluster is running on this machine: {_line(error)}") from error
-        raise Failed(f"cannot connect to a Ray cluster at {asked}: {_line(error)}") from error
+        token = "" if os.environ.get("RAY_AUTH_MODE") else "; one that asks for a token needs RAY_AUTH_MODE=token here"
+        raise Failed(f"cannot connect to a Ray cluster at {asked}: {_line(error)}{token}") from error
     finally:
         watch.cancel()
     try:
