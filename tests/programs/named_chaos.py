@@ -49,7 +49,7 @@ def value_of(loaded: torch.nn.Linear) -> int:
 EXPECTED = (errors.ModelNotFoundError, errors.NameTakenError, errors.ImageLostError, errors.FactoryError)
 
 
-TITLES = {"keeper": "ray::Keeper", "maker": "ray::make", "caller": "ray::Caller"}
+TITLES = {"keeper": "ray::Keeper", "maker": "ray::ray_zerocopy", "caller": "ray::Caller"}
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)
