@@ -18,7 +18,7 @@ import zoo
 from compare import assert_same
 from helpers import Worker, actor_processes, connect, mapped_bytes, settles, store_used
 from ray_zerocopy import JITActorWrapper, JITTaskWrapper, ModelWrapper, errors
-from ray_zerocopy.stores import client
+from ray_zerocopy.stores import client, connection
 
 MB = 1 << 20
 CASES = [
@@ -146,7 +146,7 @@ def main() -> None:
         def modules(self) -> bool:
             return "torch" in sys.modules
 
-    client._collector = client.remote(Spy, num_cpus=0)
+    client._collector = connection.remote(Spy, num_cpus=0)
     part = np.zeros(100_000, np.uint8)
     pieces = client.send([part], [], part.nbytes)
     assert ray.get(pieces.collector.modules.remote()) is False

@@ -79,7 +79,7 @@ def is_same(references: list[Any]) -> bool:
 warnings.simplefilter("error", UserWarning)
 
 use()
-keeper = client.remote(Keeper, num_cpus=0).options(name="keeper", lifetime="detached").remote()
+keeper = connection.remote(Keeper, num_cpus=0).options(name="keeper", lifetime="detached").remote()
 counts = Counts()
 built = image.build(counts, "pipeline", pipeline.named_tensors(counts))
 ray.get(keeper.keep.remote(client.send(built.parts, built.carried, built.size)))
@@ -89,7 +89,7 @@ with pytest.raises(errors.RayNotInitializedError):
 
 connect(ADDRESS, namespace="client_sessions")
 keeper = ray.get_actor("keeper")
-assert ray.get(client.remote(is_same, num_cpus=0).remote(ray.get(keeper.get.remote())))
+assert ray.get(connection.remote(is_same, num_cpus=0).remote(ray.get(keeper.get.remote())))
 ray.kill(keeper)
 use()
 assert "forked" in fork()

@@ -1,6 +1,6 @@
 """This process's connection to Ray: whether there is one, which one it is, and what has to happen before it ends.
 
-Private names of Ray used here, tried with 2.40 and 2.60; `tests/test_connection.py` fails when one goes:
+Private names of Ray used here, tried with 2.60; `tests/test_connection.py` fails when one goes:
 `auto_init_hook.auto_init_ray` (what Ray's own calls begin with), `client_mode_hook.client_mode_should_convert` (what
 they go by) and `disable_client_hook`, `worker.disconnect` (which `ray.shutdown` looks up as a global: Ray has no hook
 before a shutdown), and `CoreWorker.current_actor_is_asyncio`.

@@ -8,8 +8,8 @@ What it must know again after a restart (names, versions, factories) stands in R
 a name, written before the maker hears of it. The images themselves go with the keeper's process, which owned them:
 those that a factory has made are made again when they are asked for, others are *lost* and say why.
 
-Relied upon, tried with ray 2.40 and 2.60: `ray.experimental.internal_kv`, the resource ``node:__internal_head__``,
-and GCS's table of workers and jobs (`_ended`). tests/test_keeper.py fails when one goes.
+Relied upon, tried with ray 2.60: `ray.experimental.internal_kv`, the resource ``node:__internal_head__``,
+and GCS's table of workers and jobs (`_ended`). tests/test_named.py fails when one goes.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ only leaves a note, and a thread records the notes later, together with the proc
 while something that was loaded does; there is none, and no note, in processes that Ray does not collect metrics from:
 those that are not connected, use Ray Client, or were forked from one that is connected.
 
-Relied upon, tried with ray 2.40 and 2.60: a gauge keeps being reported after it was set once, and an instrument can be
+Relied upon, tried with ray 2.60: a gauge keeps being reported after it was set once, and an instrument can be
 used in the next connection to Ray. tests/test_metrics.py fails when that changes.
 """
 
