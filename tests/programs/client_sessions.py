@@ -21,7 +21,7 @@ connect(ADDRESS, namespace="client_sessions")
 
 from ray_zerocopy import ModelWrapper, errors, image  # noqa: E402  what it declares must not be bound to this connection
 from ray_zerocopy.graph import pipeline  # noqa: E402
-from ray_zerocopy.stores import client, objects  # noqa: E402
+from ray_zerocopy.stores import client, connection, loading, objects  # noqa: E402
 
 
 class Counts:
@@ -72,7 +72,7 @@ class Keeper:
 
 
 def is_same(references: list[Any]) -> bool:
-    return torch.equal(image.load(*objects.get(references[0])).model.weight, Counts().model.weight)
+    return torch.equal(loading.load(objects.Reference(references[0]))[0].model.weight, Counts().model.weight)
 
 
 # Ray Client warns of large messages, and of many that carry much, which there never are
