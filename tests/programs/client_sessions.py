@@ -6,6 +6,7 @@ An image that the first sends to a detached actor, which owns it, is there for t
 from __future__ import annotations
 
 import os
+import pickle
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -83,14 +84,17 @@ keeper = connection.remote(Keeper, num_cpus=0).options(name="keeper", lifetime="
 counts = Counts()
 built = image.build(counts, "pipeline", pipeline.named_tensors(counts))
 ray.get(keeper.keep.remote(client.send(built.parts, built.carried, built.size)))
+earlier = ModelWrapper.from_model(Counts())
 ray.shutdown()
-with pytest.raises(errors.RayNotInitializedError):
-    ModelWrapper.from_model(Counts())
+with pytest.raises(errors.ImageLostError):
+    earlier.model_refs  # noqa: B018
 
 connect(ADDRESS, namespace="client_sessions")
 keeper = ray.get_actor("keeper")
 assert ray.get(connection.remote(is_same, num_cpus=0).remote(ray.get(keeper.get.remote())))
 ray.kill(keeper)
+with pytest.raises(errors.ImageLostError):
+    pickle.dumps(earlier)
 use()
 assert "forked" in fork()
 use()
