@@ -69,7 +69,7 @@ class Name:
             FactoryError, or what the factory raises: it was to be made again.
             LoadTimeoutError.
         """
-        answer = ask("look_up", (self.namespace, self.name), self.version, self.token, True, timeout=timeout)
+        answer = _look_up((self.namespace, self.name), self.version, self.token, True, timeout)
         if answer.outcome in ("missing", "replaced"):
             raise _gone(self, answer)
         _raise_problem(self.name, answer)
@@ -139,7 +139,7 @@ class Naming:
         """
         if self.name is None or self.replace:
             return None
-        answer: Answer = ask("look_up", self.key, None, None, False)
+        answer = _look_up(self.key)
         if answer.outcome != "exists":
             return None
         if not self.get_if_exists:
@@ -204,7 +204,7 @@ def find(key: tuple[str, str], version: int | None = None) -> tuple[Name, About]
         ModelNotFoundError: there is none, or this version is gone.
         ImageLostError: it is lost, and nothing can make it again.
     """
-    answer = ask("look_up", key, version, None, False)
+    answer = _look_up(key, version)
     if answer.outcome in ("missing", "replaced"):
         raise _gone(Name(*key, version or 0, ""), answer)
     _raise_problem(key[1], answer)
@@ -217,7 +217,7 @@ def delete(key: tuple[str, str], token: str | None = None) -> None:
     Raises:
         ModelNotFoundError: there is no such name, or it stands for another version.
     """
-    answer = ask("look_up", key, None, None, False)
+    answer = _look_up(key)
     if answer.outcome == "missing":
         raise _gone(Name(*key, 0, ""), answer)
     if token not in (None, answer.token):
@@ -274,6 +274,18 @@ def ask(method: str, *arguments: Any, timeout: float | None = None) -> Any:
             if attempt == 2:
                 raise
     raise AssertionError("unreachable")
+
+
+def _look_up(
+    key: tuple[str, str],
+    version: int | None = None,
+    token: str | None = None,
+    image: bool = False,
+    timeout: float | None = None,
+) -> Answer:
+    """See `keeper.Keeper.look_up`."""
+    answer: Answer = ask("look_up", pickle.dumps((key, version, token, image)), timeout=timeout)
+    return answer
 
 
 def _raise_problem(name: str, answer: Answer) -> None:
