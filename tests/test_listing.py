@@ -14,7 +14,7 @@ import torch
 
 from helpers import Worker
 from ray_zerocopy import ModelInfo, ModelWrapper, errors, list_models
-from ray_zerocopy.stores import keeper, named
+from ray_zerocopy.stores import keeper, named, records
 
 SPACE = "listing"
 
@@ -74,7 +74,7 @@ def test_both_versions_are_listed_while_both_can_be_loaded():
 
 
 def test_where_nothing_has_a_name_no_keeper_is_started(monkeypatch):
-    monkeypatch.setattr(keeper, "any_names", lambda: False)
+    monkeypatch.setattr(records, "any_names", lambda: False)
     monkeypatch.setattr(named, "ask", None)
     assert list_models() == []
 
@@ -86,7 +86,7 @@ def test_listing_imports_no_torch():
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_the_task_that_makes_an_image_bears_the_models_name(monkeypatch):
+def test_the_task_of_a_factory_bears_the_models_name(monkeypatch):
     given = {}
 
     class Task:
@@ -94,8 +94,8 @@ def test_the_task_that_makes_an_image_bears_the_models_name(monkeypatch):
             given.update(options)
             raise ValueError("seen")
 
-    monkeypatch.setattr(keeper, "copying", Task())
-    answer = asyncio.run(keeper._made((SPACE, "a"), keeper.Source(b""), keeper.About()))[2]
+    monkeypatch.setattr(keeper, "building", Task())
+    answer = asyncio.run(keeper._made((SPACE, "a"), records.Source(repeatable=True), records.About()))[2]
     assert answer.outcome == "failed"
     assert given["name"] == f"ray_zerocopy {SPACE}/a"
 

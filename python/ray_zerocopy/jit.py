@@ -95,10 +95,8 @@ class JITTaskWrapper(standin.StandIn):
         **naming: Unpack[NamingArguments],
     ) -> JITTaskWrapper:
         """Put it into the object store; arguments and errors as in `JITActorWrapper`."""
-        made_wrapper = JITModelWrapper.from_model(
-            pipeline_or_script_module, "task", method_names=method_names, **naming
-        )
-        outline = made_wrapper.in_mode("task")._skeleton
+        wrapper = JITModelWrapper.from_model(pipeline_or_script_module, "task", method_names=method_names, **naming)
+        outline = wrapper._skeleton
         assert outline.interface is not None
         made: JITTaskWrapper = standin.stand_in(cls, outline.image, outline.interface, outline.lease)
         return made

@@ -9,16 +9,16 @@ import pickle
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, overload
 
 import ray
 
 from . import core, errors, image
 from .graph import pipeline
 from .stores import connection, loading, named, objects
-from .stores.keeper import About
 from .stores.named import Lifetime, Name
 from .stores.objects import Reference
+from .stores.records import About
 from .tasks import calls, kept, standin
 
 if TYPE_CHECKING:
@@ -72,11 +72,15 @@ class Description:
     mode: Mode
 
 
+class _DeleteByName(Protocol):
+    def __call__(self, name: str, namespace: str | None = None) -> None: ...
+
+
 class _Delete:
     """``ModelWrapper.delete(name)`` and ``wrapper.delete()``."""
 
     @overload
-    def __get__(self, wrapper: None, owner: type) -> Callable[[str, str | None], None]: ...
+    def __get__(self, wrapper: None, owner: type) -> _DeleteByName: ...
 
     @overload
     def __get__(self, wrapper: ModelWrapper[Any], owner: type) -> Callable[[], None]: ...
@@ -103,7 +107,8 @@ class ModelWrapper(Generic[T]):
 
     The wrapper is small and can be pickled: pass it to actors, tasks, Ray Data (``fn_constructor_kwargs``) or Ray Serve
     (``.bind(wrapper)``), and call `load` there. The image stays in the store as long as the wrapper, a copy of it or
-    something loaded from it is alive, and the process that made it.
+    something loaded from it is alive, and the process that made it; or, with a name and ``lifetime="detached"``, until
+    `delete` (docs/lifetimes.md).
 
     Example:
         >>> wrapper = ModelWrapper.from_model(pipeline, mode="actor")
@@ -190,14 +195,14 @@ class ModelWrapper(Generic[T]):
         connection.ensure("Wrapping a model")
         existing = naming.existing()
         if existing is not None:
-            return cls._of_name(*existing)
+            return cls._of_name(*existing, mode)
         built, description = _taken_apart(model_or_pipeline, mode, model_attr_names, method_names)
         parts = built.parts, built.carried, built.size
         if name is None:
             _warn_of_short_life()
             wrapper = cls._described(Reference(objects.put(*parts)), built.size, description, mode)
         else:
-            wrapper = cls._of_name(*naming.publish(naming.put(*parts), _about(built, description)))
+            wrapper = cls._of_name(*naming.publish(naming.put(*parts), _about(built, description)), mode)
         if wrapper._skeleton.class_name == description.class_name:  # and not another model, that was there meanwhile
             wrapper._document(type(model_or_pipeline))
         return wrapper
@@ -244,7 +249,7 @@ class ModelWrapper(Generic[T]):
             get_if_exists=get_if_exists,
             replace=replace,
         )
-        return wrapper.in_mode("task").load()
+        return wrapper.load()
 
     @classmethod
     def from_factory(
@@ -292,13 +297,13 @@ class ModelWrapper(Generic[T]):
         connection.ensure("Having a model made")
         existing = naming.existing()
         if existing is not None:
-            return cls._of_name(*existing)
+            return cls._of_name(*existing, mode)
         making = functools.partial(
             _made_in_task, cls, make_model, args, mode, tuple(model_attr_names or ()) or None, tuple(method_names or ())
         )
         source = named.called(making, options)
         if name is not None:
-            return cls._of_name(*naming.publish(source, About()))
+            return cls._of_name(*naming.publish(source, About()), mode)
         reference, about = named.make_here(source)
         _warn_of_short_life()
         return cls._described(Reference(reference), about.nbytes, pickle.loads(about.wrapper), mode)

@@ -21,7 +21,7 @@ from ray.experimental import internal_kv
 
 from helpers import settles, store_used
 from ray_zerocopy import ModelWrapper, errors
-from ray_zerocopy.stores import keeper, named
+from ray_zerocopy.stores import named, records
 
 MB = 1 << 20
 NAMES = ["red", "green", "blue"]
@@ -153,7 +153,7 @@ def main(kills: int, seed: int) -> None:
         with contextlib.suppress(errors.ModelNotFoundError):
             ModelWrapper.delete(row["name"])
     assert settles(lambda: store_used() < MB and not named.listed(), 60), (store_used(), named.listed())
-    left = internal_kv._internal_kv_list(b"", namespace=keeper._TABLE)
+    left = internal_kv._internal_kv_list(b"", namespace=records.TABLE)
     assert not left, left
     with contextlib.suppress(RayError):
         ray.shutdown()

@@ -50,6 +50,26 @@ if isinstance(wrapped, StandIn):  # for a type checker: both
 assert_type(JITTaskWrapper(Pipeline()), JITTaskWrapper)
 ModelWrapper.from_model(Pipeline(), mode="actors")  # type: ignore[arg-type]
 
+named: ModelWrapper[Pipeline] = ModelWrapper.get("encoder", namespace="team", version=2)
+assert_type(named.load(timeout=5.0), Pipeline)
+assert_type(named.latest(), ModelWrapper[Pipeline])
+assert_type((named.name, named.version, named.nbytes), tuple[str | None, int | None, int])
+kept = ModelWrapper.from_model(Pipeline(), name="encoder", lifetime="detached", get_if_exists=True)
+assert_type(kept, ModelWrapper[Pipeline])
+made = ModelWrapper.from_factory(Pipeline, name="made", lifetime="detached", num_cpus=2, runtime_env={})
+assert_type(made.load(), Pipeline)
+assert_type(JITActorWrapper(Pipeline(), name="jit", replace=True).load(), Pipeline)
+ModelWrapper.from_model(Pipeline(), name="x", lifetime="forever")  # type: ignore[arg-type]
+ModelWrapper.delete("encoder")
+ModelWrapper.delete("encoder", namespace="team")
+named.delete()
+assert_type(ray_zerocopy.list_models()[0].nbytes, int)
+
+
+async def load_without_blocking() -> None:
+    assert_type(await named.load_async(timeout=5.0), Pipeline)
+
+
 try:
     wrapper.load()
 except errors.ImageLostError as error:

@@ -4,12 +4,12 @@ Whoever puts an object, or submits the task that returns it, owns it. So the kee
 has put, and submits the tasks that call factories. It runs on the head node (without which there is no cluster), takes
 no CPU, and does not import torch.
 
-What it must know again after a restart (names, versions, factories) stands in Ray's internal key-value table, one entry
-a name, written before the maker hears of it. The images themselves go with the keeper's process, which owned them:
+What it must know again after a restart (names, versions, factories) stands in a table (see `records`), written before
+the maker hears of it. The images themselves go with the keeper's process, which owned them:
 those that a factory has made are made again when they are asked for, others are *lost* and say why.
 
-Relied upon, tried with ray 2.60: `ray.experimental.internal_kv`, the resource ``node:__internal_head__``,
-and GCS's table of workers and jobs (`_ended`). tests/test_named.py fails when one goes.
+Relied upon, tried with ray 2.60: the resource ``node:__internal_head__``, and GCS's table of workers and jobs
+(`_ended`). tests/test_named.py fails when one goes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import pickle
 import sys
 import time
 import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from weakref import WeakValueDictionary
@@ -28,9 +27,9 @@ from weakref import WeakValueDictionary
 import ray
 from ray import cloudpickle
 from ray.exceptions import RayError
-from ray.experimental import internal_kv
 
-from . import connection, metrics
+from . import connection, metrics, records
+from .records import About, Key, Source, Version
 
 NAME, NAMESPACE = "keeper", "ray_zerocopy"  # of the actor, in Ray's terms
 
@@ -41,54 +40,7 @@ HEAD = {"node:__internal_head__": 0.001}
 GRACE_SECONDS = 3.0
 _SWEEP_SECONDS = 2.0
 
-_TABLE = b"ray_zerocopy"
-_PREFIX = b"model\0"
-_LEASE = b"version\0"
-
 # --- what travels to and from the keeper -------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Source:
-    """How an image comes into the keeper's ownership.
-
-    Attributes:
-        call: a pickled function of no arguments but ``references`` that gives an `objects.Outgoing` and a report, a
-            dictionary of `About`'s fields to replace.
-        references: what the call needs from the store; they are not kept.
-        options: Ray's options for the task.
-        path: entries of ``sys.path`` that the call's imports may need.
-        repeatable: whether the call can be made again when the image is lost.
-        pieces: instead of a call: a `client.Pieces`, an image that has arrived through Ray Client.
-    """
-
-    call: bytes = b""
-    references: list[Any] = field(default_factory=list)
-    options: dict[str, Any] = field(default_factory=dict)
-    path: tuple[str, ...] = ()
-    repeatable: bool = False
-    pieces: Any = None
-
-
-@dataclass(frozen=True)
-class About:
-    """What is known of an image.
-
-    Attributes:
-        wrapper: what a wrapper knows, for `wrappers` alone: pickled, and never unpickled by the keeper.
-        class_name: name of the wrapped object's class.
-        nbytes: length of the image in bytes.
-        tensors: number of named tensors.
-        maker: the process that made it, in words.
-        bound: the process with which it ends, ``worker:<id>:<node>`` or ``job:<id>``; None if detached.
-    """
-
-    wrapper: bytes = b""
-    class_name: str = ""
-    nbytes: int = 0
-    tensors: int = 0
-    maker: str = ""
-    bound: str | None = None
 
 
 Outcome = Literal["made", "exists", "taken", "missing", "replaced", "lost", "raised", "failed"]
@@ -112,34 +64,11 @@ class Answer:
     outcome: Outcome
     version: int = 0
     token: str = ""
-    about: About = About()
+    about: About = field(default_factory=About)
     image: list[Any] = field(default_factory=list)
     error: bytes = b""
     reason: str = ""
     names: list[tuple[str, str]] = field(default_factory=list)
-
-
-@dataclass
-class Version:
-    """One version of a named model.
-
-    Attributes:
-        number: from 1.
-        token: tells it from any other version of any other model, also of one with the same name and number.
-        about: see `About`.
-        made: seconds since 1970.
-        source: how to make the image again, if one can.
-        image: its reference; None: lost, or to be made again.
-        reason: why it is lost.
-    """
-
-    number: int
-    token: str
-    about: About
-    made: float
-    source: Source | None = None
-    image: Any = None
-    reason: str = ""
 
 
 # --- the task that makes an image --------------------------------------------------------------------
@@ -172,8 +101,6 @@ building = connection.remote(make, num_returns=2, max_calls=1)
 
 # --- the actor ---------------------------------------------------------------------------------------
 
-Key = tuple[str, str]  # namespace, name
-
 
 class Keeper:
     """See the head of this file. Its methods are called through `named` only."""
@@ -186,7 +113,7 @@ class Keeper:
         self._repairs: dict[str, asyncio.Future[Answer]] = {}  # and for an image that was lost, by token
         self._sweeping: asyncio.Task[None] | None = None
         self._metrics = metrics.Names()
-        for key, version in _restored():
+        for key, version in records.restored():
             version.reason = "the keeper's process, which owned it, has ended"
             self._models[key] = version
         self._show()
@@ -232,7 +159,7 @@ class Keeper:
             return Answer("replaced", newest.number)
         if token not in (None, found.token):
             return Answer("replaced", newest.number, reason="the name was deleted and given again")
-        if _state(found) == "lost":
+        if found.state == "lost":
             return _answer("lost", found)
         if not image:
             return _answer("exists", found)
@@ -279,7 +206,7 @@ class Keeper:
                 "age": now - version.made,
                 "maker": version.about.maker,
                 "detached": version.about.bound is None,
-                "state": _state(version),
+                "state": version.state,
                 "object_id": version.image.hex() if version.image is not None else "",
             }
             for key, version in sorted(rows, key=lambda row: row[1].made)
@@ -291,7 +218,7 @@ class Keeper:
         """Say in Ray's metrics what there is."""
         rows = [(key, version) for table in (self._models, self._before) for key, version in table.items()]
         self._metrics.show(
-            (key, _state(version), 0 if version.image is None else version.about.nbytes) for key, version in rows
+            (key, version.state, 0 if version.image is None else version.about.nbytes) for key, version in rows
         )
 
     def _lock(self, key: Key) -> asyncio.Lock:
@@ -313,7 +240,7 @@ class Keeper:
     def _found(self, key: Key, token: str, replaces: bool, exists: bool) -> Answer | None:
         """What to say where the name is in use, unless a next version shall be made."""
         version = self._current(key)
-        if version is None or _state(version) == "lost":
+        if version is None or version.state == "lost":
             return None
         if version.token == token:
             return _answer("made", version) if version.image is not None else None
@@ -325,7 +252,7 @@ class Keeper:
         before = self._models.get(key)
         number = 1 if before is None else before.number if before.token == token else before.number + 1
         version = Version(number, token, about, time.time(), source, image)
-        _put(key, version)
+        records.put(key, version)
         self._models[key] = version
         if before is not None and before.token != token:
             self._retire(key, before)
@@ -337,7 +264,7 @@ class Keeper:
     def _retire(self, key: Key, version: Version) -> None:
         self._drop_before(key)
         if version.image is None:
-            _end_lease(version.token)
+            records.end_lease(version.token)
             return
         self._before[key] = version
 
@@ -350,13 +277,13 @@ class Keeper:
     def _drop_before(self, key: Key) -> None:
         version = self._before.pop(key, None)
         if version is not None:
-            _end_lease(version.token)
+            records.end_lease(version.token)
             self._show()
 
     def _forget(self, key: Key) -> None:
         version = self._models.pop(key)
-        _delete(key)
-        _end_lease(version.token)
+        records.delete(key)
+        records.end_lease(version.token)
         self._drop_before(key)
         self._show()
 
@@ -444,12 +371,6 @@ def _nodes(image: Any) -> list[str]:
     return [node for node in found.get("node_ids", ()) if node in alive]
 
 
-def _state(version: Version) -> str:
-    if version.image is not None:
-        return "ready"
-    return "lost" if version.source is None else "made on demand"
-
-
 def _ended(bound: str) -> bool:
     """Whether a process has ended."""
     from ray._private import state
@@ -471,54 +392,6 @@ def _accessor(state: Any) -> Any:
         return state._connect_and_get_accessor()
     state._check_connected()  # before ray 2.60
     return state.global_state_accessor
-
-
-# --- the table ---------------------------------------------------------------------------------------
-
-
-def _row(key: Key) -> bytes:
-    return _PREFIX + "\0".join(key).encode()
-
-
-def _put(key: Key, version: Version) -> None:
-    fields = {**version.__dict__, "about": version.about.__dict__, "image": None}
-    fields["source"] = version.source and {**version.source.__dict__, "references": []}
-    internal_kv._internal_kv_put(lease(version.token), b"", namespace=_TABLE)
-    internal_kv._internal_kv_put(_row(key), pickle.dumps(fields), namespace=_TABLE)
-
-
-def _delete(key: Key) -> None:
-    internal_kv._internal_kv_del(_row(key), namespace=_TABLE)
-
-
-def lease(token: str) -> bytes:
-    """What stands in the table as long as a version can be loaded, for workers that keep what they loaded from it."""
-    return _LEASE + token.encode()
-
-
-def _end_lease(token: str) -> None:
-    internal_kv._internal_kv_del(lease(token), namespace=_TABLE)
-
-
-def any_names() -> bool:
-    """Whether any model has a name, as the table says: it can be asked without a keeper."""
-    return bool(internal_kv._internal_kv_list(_PREFIX, namespace=_TABLE))
-
-
-def _restored() -> Iterator[tuple[Key, Version]]:
-    ended = set(internal_kv._internal_kv_list(_LEASE, namespace=_TABLE))
-    for row in internal_kv._internal_kv_list(_PREFIX, namespace=_TABLE):
-        data = internal_kv._internal_kv_get(row, namespace=_TABLE)
-        if data is None:
-            continue
-        fields = pickle.loads(data)
-        ended.discard(lease(fields["token"]))
-        fields["about"] = About(**fields["about"])
-        fields["source"] = fields["source"] and Source(**fields["source"])
-        namespace, name = row[len(_PREFIX) :].decode().split("\0")
-        yield (namespace, name), Version(**fields)
-    for row in ended:
-        internal_kv._internal_kv_del(row, namespace=_TABLE)
 
 
 _OPTIONS: dict[str, Any] = {

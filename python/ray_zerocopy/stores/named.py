@@ -18,8 +18,9 @@ from ray.exceptions import ActorDiedError, ObjectLostError, RayError
 
 from .. import errors
 from ..core import Bytes
-from . import client, connection, keeper, objects
-from .keeper import About, Answer, Source
+from . import client, connection, keeper, objects, records
+from .keeper import Answer
+from .records import About, Source
 
 Lifetime = Literal["detached"] | None
 
@@ -43,7 +44,7 @@ class Name:
     @property
     def key(self) -> bytes:
         """What processes keep a loaded pipeline under, and the entry in the table that says whether it is in use."""
-        return keeper.lease(self.token)
+        return records.lease(self.token)
 
     def require(self, action: str) -> None:
         """Connect to Ray if need be; a name is good in every connection to its cluster.
@@ -231,7 +232,7 @@ def delete(key: tuple[str, str], token: str | None = None) -> None:
 def listed() -> list[dict[str, Any]]:
     """See `keeper.Keeper.list`. Nothing is started for it where nothing has a name."""
     connection.ensure("Asking for named models")
-    rows: list[dict[str, Any]] = ask("list") if keeper.any_names() else []
+    rows: list[dict[str, Any]] = ask("list") if records.any_names() else []
     return rows
 
 
@@ -247,7 +248,7 @@ def maker() -> str:
 
 
 def this_process() -> str:
-    """This process as `keeper.About.bound` names it."""
+    """This process as `records.About.bound` names it."""
     context = ray.get_runtime_context()
     if connection.in_worker():
         return f"worker:{context.get_worker_id()}:{context.get_node_id()}"
@@ -337,7 +338,7 @@ def called(function: Callable[[], Any], options: dict[str, Any]) -> Source:
     """A function that makes an image, to be called in a task of the cluster, and again if the image is lost.
 
     Args:
-        function: gives an `objects.Outgoing` and a report (see `keeper.Source`).
+        function: gives an `objects.Outgoing` and a report (see `records.Source`).
         options: Ray's options of the task; its ``runtime_env`` is laid over that of this process.
 
     Raises:
