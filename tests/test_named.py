@@ -239,8 +239,9 @@ def test_a_plain_wrapper_made_in_a_task_warns_and_a_named_one_does_not():
             ModelWrapper.from_model(linear(1), **naming)
         return [str(each.message) for each in caught if each.category is errors.ShortLivedOwnerWarning]
 
-    (text,) = ray.get(wrap.remote())
-    assert "lifetime='detached'" in text
+    for naming in ({}, {"name": "short"}):
+        (text,) = ray.get(wrap.remote(**naming))
+        assert "lifetime='detached'" in text
     assert ray.get(wrap.remote(name="kept", lifetime="detached")) == []
 
 

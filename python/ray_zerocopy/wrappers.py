@@ -198,8 +198,9 @@ class ModelWrapper(Generic[T]):
             return cls._of_name(*existing, mode)
         built, description = _taken_apart(model_or_pipeline, mode, model_attr_names, method_names)
         parts = built.parts, built.carried, built.size
-        if name is None:
+        if lifetime is None:
             _warn_of_short_life()
+        if name is None:
             wrapper = cls._described(Reference(objects.put(*parts)), built.size, description, mode)
         else:
             wrapper = cls._of_name(*naming.publish(naming.put(*parts), _about(built, description)), mode)
@@ -302,10 +303,11 @@ class ModelWrapper(Generic[T]):
             _made_in_task, cls, make_model, args, mode, tuple(model_attr_names or ()) or None, tuple(method_names or ())
         )
         source = named.called(making, options)
+        if lifetime is None:
+            _warn_of_short_life()
         if name is not None:
             return cls._of_name(*naming.publish(source, About()), mode)
         reference, about = named.make_here(source)
-        _warn_of_short_life()
         return cls._described(Reference(reference), about.nbytes, pickle.loads(about.wrapper), mode)
 
     @classmethod
