@@ -560,7 +560,8 @@ def test_without_ray():
         "import pytest, torch\n"
         "from ray_zerocopy import ModelWrapper, errors\n"
         "with pytest.raises(errors.RayNotInitializedError, match='ray.init'):\n"
-        "    ModelWrapper.for_tasks(torch.nn.Linear(2, 2))\n"
+        "    ModelWrapper.for_tasks(torch.nn.Linear(2, 2))\n",
+        RAY_ENABLE_AUTO_CONNECT="0",
     )
 
 
