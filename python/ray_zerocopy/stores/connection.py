@@ -172,15 +172,8 @@ _watch_disconnect()
 # --- what is held of Ray -----------------------------------------------------------------------------
 
 
-def leak(held: Any) -> None:
-    """Keep an object alive for good, interpreter's end included.
-
-    For what a forked child has from its parent: they share their connection to the store, so that what the child
-    gives back there the parent loses.
-    """
-    _increment(held)
-
-
+# Keeps an object alive for good, interpreter's end included. For what a forked child has from its parent: they share
+# their connection to the store, so that what the child gives back there the parent loses.
 _increment = ctypes.pythonapi.Py_IncRef
 _increment.argtypes, _increment.restype = [ctypes.py_object], None
 

@@ -155,47 +155,32 @@ class Naming:
         return Source(_COPY, [reference]) if self.lifetime == "detached" else reference
 
     def publish(self, source: Source | ray.ObjectRef[Any], about: About) -> tuple[Name, About]:
-        """See `publish`."""
+        """Give an image the name.
+
+        Args:
+            source: how it gets into the keeper's ownership, or the image that this process goes on owning.
+            about: what is to be said of it, but for who made it.
+
+        Returns:
+            The model that has the name now, and what is said of it.
+
+        Raises:
+            NameTakenError: neither ``replace`` nor ``get_if_exists``, and the name is another model's.
+            PublishError: the image could not be copied into the keeper's ownership.
+            FactoryError: the task that should have made the image came to nothing.
+            Exception: what the factory raised.
+        """
         about = replace(about, maker=maker(), bound=None if self.lifetime else this_process())
-        return publish(self.key, source, about, self.replace, self.get_if_exists)
-
-
-def publish(
-    key: tuple[str, str],
-    source: Source | ray.ObjectRef[Any],
-    about: About,
-    replaces: bool,
-    get_if_exists: bool,
-) -> tuple[Name, About]:
-    """Give an image a name.
-
-    Args:
-        key: namespace and name.
-        source: how it gets into the keeper's ownership, or the image that this process goes on owning.
-        about: what is to be said of it.
-        replaces: whether it may be the next version of what has the name.
-        get_if_exists: whether what has the name will do.
-
-    Returns:
-        The model that has the name now, and what is said of it.
-
-    Raises:
-        NameTakenError: neither ``replace`` nor ``get_if_exists``, and the name is another model's.
-        PublishError: the image could not be copied into the keeper's ownership.
-        FactoryError: the task that should have made the image came to nothing.
-        Exception: what the factory raised.
-    """
-    token = uuid.uuid4().hex
-    if isinstance(source, Source):
-        answer = ask("publish", key, token, source, about, replaces, get_if_exists)
-    else:
-        answer = ask("own", key, token, [source], about, replaces, get_if_exists)
-    if answer.outcome == "taken":
-        raise errors.NameTakenError(key[1], key[0], answer.version)
-    if answer.outcome == "failed" and not getattr(source, "repeatable", False):
-        raise errors.PublishError(f"{key[1]!r} could not be brought into the cluster's ownership: {answer.reason}")
-    _raise_problem(key[1], answer)
-    return Name(*key, answer.version, answer.token), answer.about
+        method, offered = ("publish", source) if isinstance(source, Source) else ("own", [source])
+        answer = ask(method, self.key, uuid.uuid4().hex, offered, about, self.replace, self.get_if_exists)
+        if answer.outcome == "taken":
+            raise errors.NameTakenError(self.key[1], self.key[0], answer.version)
+        if answer.outcome == "failed" and not getattr(source, "repeatable", False):
+            raise errors.PublishError(
+                f"{self.name!r} could not be brought into the cluster's ownership: {answer.reason}"
+            )
+        _raise_problem(self.key[1], answer)
+        return Name(*self.key, answer.version, answer.token), answer.about
 
 
 def find(key: tuple[str, str], version: int | None = None) -> tuple[Name, About]:
