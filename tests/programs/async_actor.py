@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 
 import ray
 import torch
 
 from ray_zerocopy import ModelWrapper, errors
+from ray_zerocopy.stores.objects import Reference
 
 ray.init(address="local", num_cpus=2, object_store_memory=100 << 20, include_dashboard=False)
 
@@ -56,7 +58,8 @@ def never() -> None:
 model = torch.nn.Linear(300, 300)
 wrapper = ModelWrapper.from_model(model)
 fields = wrapper.serialize()
-slow = ModelWrapper.deserialize(**{**fields, "skeleton": type(fields["skeleton"])(never.remote(), "Slow")})
+outline = dataclasses.replace(fields["skeleton"], image=Reference(never.remote()))
+slow = ModelWrapper.deserialize(**{**fields, "skeleton": outline})
 try:
     slow.load(timeout=0.2)
 except errors.LoadTimeoutError as error:
