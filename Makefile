@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 INSTALLED := $(VENV)/installed
-SOURCES := $(shell find gozc -name '*.go' ! -name '*_test.go') go.mod go.sum setup.py pyproject.toml $(wildcard build/*.py)
+SOURCES := $(shell find gozc \( -name '*.go' -o -name '*.c' \) ! -name '*_test.go') go.mod go.sum setup.py pyproject.toml $(wildcard build/*.py)
 
 .PHONY: venv build wheel matrix lint test demo bench bench-quick bench-old bench-huge clean
 

@@ -27,8 +27,8 @@ var codes = []struct {
 	{layout.ErrBlock, "argument"},
 	{errArgument, "argument"},
 	{shm.ErrMode, "argument"},
-	{shm.ErrUnknown, "argument"},
 	{shm.ErrPrivate, "private"},
+	{shm.ErrScarce, "scarce"},
 	{shm.ErrNoFile, "nofile"},
 	{shm.ErrUnsupported, "unsupported"},
 }

@@ -3,7 +3,7 @@
 // Integers and strings go in; an (int64, error) or a (string, error) comes out. Other shapes are dropped by
 // gopy without a word, or leak. Addresses are those of memory that the caller keeps alive during the call;
 // nothing is kept after it. An error's text begins with a code and a colon: foreign, version, damaged,
-// argument, private, nofile, unsupported, system or panic.
+// argument, private, scarce, nofile, unsupported, system or panic.
 package gozc
 
 import (
@@ -13,6 +13,7 @@ import (
 
 	"ray-zerocopy/gozc/image"
 	"ray-zerocopy/gozc/layout"
+	_ "ray-zerocopy/gozc/limit" // nothing global changes
 	"ray-zerocopy/gozc/shm"
 	_ "ray-zerocopy/gozc/stack" // a cheap first call
 )
@@ -143,26 +144,38 @@ func Index(head, length int64) (index string, err error) {
 }
 
 // Map maps length bytes of shared memory at address again, in mode 1 copy-on-write or 2 read-only, and returns
-// the new address. raylet is the process that holds the store's file open, 0 if unknown.
-func Map(address, length, raylet, mode int64) (mapped int64, err error) {
+// the new address. raylet is the process that holds the store's file open, 0 if unknown. Address and length of the
+// whole pages, which are the caller's to unmap, go to record, two int64, and not by way of the result: a caller that
+// is interrupted between getting it and keeping it would lose the mapping.
+func Map(address, length, raylet, mode, record int64) (mapped int64, err error) {
 	defer recovered(&err)
 	if address <= 0 || length <= 0 || length > maxAddress-address || raylet < 0 || raylet > math.MaxInt32 {
 		return 0, fmt.Errorf("%w: map %d bytes at address %d with process %d", errArgument, length, address, raylet)
 	}
-	return shm.Map(address, length, int(raylet), shm.Mode(mode))
+	words, err := viewRows("record", record, 1, 2)
+	if err != nil {
+		return 0, err
+	}
+	mapping, err := shm.Map(address, length, int(raylet), shm.Mode(mode))
+	if err != nil {
+		return 0, err
+	}
+	words[0], words[1] = mapping.Base, mapping.Length
+	return mapping.Address, nil
 }
 
-// Unmap undoes Map, given the address that it returned. It returns that address.
-func Unmap(address int64) (unmapped int64, err error) {
+// Detach makes a mapping this process's own: it keeps its bytes whatever becomes of the store. record is what Map has
+// written, mode what it was given. It returns the length of the mapping.
+func Detach(record, mode int64) (detached int64, err error) {
 	defer recovered(&err)
-	return address, shm.Unmap(address)
-}
-
-// Detach makes a mapping this process's own, given the address that Map returned: it keeps its bytes whatever becomes
-// of the store. It returns that address.
-func Detach(address int64) (detached int64, err error) {
-	defer recovered(&err)
-	return address, shm.Detach(address)
+	words, err := viewRows("record", record, 1, 2)
+	if err != nil {
+		return 0, err
+	}
+	if words[0] <= 0 || words[1] <= 0 {
+		return 0, fmt.Errorf("%w: detach %d bytes at address %d", errArgument, words[1], words[0])
+	}
+	return words[1], shm.Mapping{Base: words[0], Length: words[1], Mode: shm.Mode(mode)}.Detach()
 }
 
 // Prefault fills the page tables for length bytes at address, with several threads where that pays. It returns

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"ray-zerocopy/gozc/shm"
 )
 
 func TestMapThroughAddresses(t *testing.T) {
@@ -23,17 +25,25 @@ func TestMapThroughAddresses(t *testing.T) {
 	}
 	defer unix.Munmap(memory)
 	at := address(t, memory)
+	record := make([]int64, 2)
+	to := address(t, record)
 	for _, mode := range []int64{1, 2} {
-		mapped := must(Map(at+8, 100, 0, mode))
+		mapped := must(Map(at+8, 100, 0, mode, to))
 		must(Prefault(mapped, 100))
-		if mapped%4096 != 8 || mapped == at+8 {
-			t.Errorf("mode %d: %#x is mapped at %#x", mode, at+8, mapped)
+		if mapped%4096 != 8 || mapped == at+8 || record[0] != mapped-8 || record[1] != 4096 {
+			t.Errorf("mode %d: %#x is mapped at %#x, %d bytes at %#x", mode, at+8, mapped, record[1], record[0])
 		}
-		must(Detach(mapped))
-		must(Unmap(mapped))
+		must(Detach(to, mode))
+		if err := (shm.Mapping{Base: record[0], Length: record[1]}).Unmap(); err != nil {
+			t.Error(err)
+		}
 	}
-	_, err = Map(at, 1, 0, 3)
+	clear(record)
+	_, err = Map(at, 1, 0, 3, to)
 	wantCode(t, "mode 3", "argument", err)
-	_, err = Map(address(t, make([]byte, 8)), 8, 0, 1)
+	_, err = Map(address(t, make([]byte, 8)), 8, 0, 1, to)
 	wantCode(t, "heap", "private", err)
+	if record[0] != 0 || record[1] != 0 {
+		t.Errorf("nothing is mapped, and recorded is %#x", record)
+	}
 }

@@ -47,9 +47,9 @@ def test_the_gil_is_released_during_a_call():
         ("HeadSize", (-1, 0, 0, 0)),
         ("HeadSize", (2**62, 2**62, 0, 0)),
         ("CheckHead", (0, 100, 100)),
-        ("Map", (0, -1, 0, 1)),
-        ("Map", (4096, 10, 0, 9)),
-        ("Unmap", (12345,)),
+        ("Map", (0, -1, 0, 1, 0)),
+        ("Map", (4096, 10, 0, 9, 4096)),
+        ("Detach", (0, 1)),
         ("Prefault", (0, -5)),
     ],
 )

@@ -113,6 +113,6 @@ def test_a_fork_before_the_first_use_is_no_problem():
     run_script(FORK_FIRST)
 
 
-@pytest.mark.parametrize("what", ["a_loaded_model", "a_wrapper_and_a_stand_in", "refusals"])
+@pytest.mark.parametrize("what", ["a_loaded_model", "a_wrapper_and_a_stand_in", "refusals", "during_a_load"])
 def test_what_a_forked_child_drops_its_parent_does_not_lose(what):
     run_script("programs/forked_children.py", what)

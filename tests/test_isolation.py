@@ -146,17 +146,33 @@ def test_an_unknown_mode_is_refused_with_the_known_ones(cluster, monkeypatch):
 def test_falls_back_to_read_only_where_copy_on_write_cannot_be_had(cluster, monkeypatch):
     from ray_zerocopy import core
 
-    really_map = core.map
+    really_map = core.Mapping.map
 
-    def refuses(address, length, raylet, mode):
+    def refuses(mapping, address, length, raylet, mode):
         if mode == core.COPY_ON_WRITE:
             raise ray_zerocopy.errors.MappingError("no file")
-        return really_map(address, length, raylet, mode)
+        return really_map(mapping, address, length, raylet, mode)
 
-    monkeypatch.setattr(core, "map", refuses)
+    monkeypatch.setattr(core.Mapping, "map", refuses)
     assert ray_zerocopy.isolation() == "read-only"
     model = big_model()
     assert digest(ModelWrapper.from_model(model).load()) == digest(model)
     monkeypatch.setenv("RAY_ZEROCOPY_ISOLATION", "copy-on-write")
     with pytest.raises(ray_zerocopy.errors.IsolationError, match="no file"):
         ray_zerocopy.isolation()
+
+
+def test_a_passing_lack_of_descriptors_does_not_make_a_model_read_only(cluster, monkeypatch):
+    from ray_zerocopy import core
+
+    def lacks(mapping, address, length, raylet, mode):
+        raise core.Scarce("open /proc/self/maps: too many open files")
+
+    wrapper = ModelWrapper.from_model(big_model())
+    monkeypatch.setattr(core.Mapping, "map", lacks)
+    with pytest.raises(ray_zerocopy.errors.MappingError, match="too many open files"):
+        wrapper.load()
+    monkeypatch.undo()
+    loaded = wrapper.load()
+    (line,) = mappings(loaded[0].weight.data_ptr())
+    assert line.split()[1] == "rw-p"

@@ -12,34 +12,15 @@ import (
 )
 
 // Detach makes a mapping this process's own: it keeps the bytes that it has, and where it lies, whatever is written
-// to the file from then on. It takes as much memory as the mapping is long. address is what Map has returned.
+// to the file from then on. It takes as much memory as the mapping is long.
 //
-// Other threads may read the mapping meanwhile, and write to it where it can be written. Without an error, no byte
-// comes from the file any more; after one, some may.
-func Detach(address int64) error {
-	mappings.Lock()
-	found := mappings.byAddress[address]
-	mappings.Unlock()
-	if found == nil {
-		return fmt.Errorf("%w: %#x", ErrUnknown, address)
+// Other threads may read the mapping meanwhile, and write to it where it can be written; none may unmap it. Without an
+// error, no byte comes from the file any more; after one, some may.
+func (m Mapping) Detach() error {
+	if m.Mode == CopyOnWrite {
+		return ownPages(m.Base, m.Length)
 	}
-	found.Lock()
-	defer found.Unlock()
-	if found.detached {
-		return nil
-	}
-	if found.length == 0 { // unmapped by another thread
-		return fmt.Errorf("%w: %#x", ErrUnknown, address)
-	}
-	detach := replaceByCopy
-	if found.mode == CopyOnWrite {
-		detach = ownPages
-	}
-	if err := detach(found.base, found.length); err != nil {
-		return err
-	}
-	found.detached = true
-	return nil
+	return replaceByCopy(m.Base, m.Length)
 }
 
 // ownPages makes every page of a copy-on-write mapping this process's own, as a write to it would.

@@ -2,7 +2,6 @@ package shm
 
 import (
 	"bytes"
-	"errors"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -16,14 +15,15 @@ func TestADetachedMappingKeepsItsBytes(t *testing.T) {
 	for mode, permissions := range map[Mode]string{CopyOnWrite: "rw-p", ReadOnly: "r--p"} {
 		s := newStore(t, 8*page)
 		at, length := page+64, 3*page // begins and ends inside of a page
-		detached := mapped(t, s.address+int64(at), int64(length), 0, mode)
+		made := mapping(t, s.address+int64(at), int64(length), 0, mode)
+		detached := mem.Bytes(made.Address, int64(length))
 		other := mapped(t, s.address+int64(at), int64(length), 0, mode)
 		want := bytes.Clone(detached)
 		if mode == CopyOnWrite {
 			detached[page], want[page] = 254, 254 // what was written before stays, too
 		}
-		for range 2 { // the second time does nothing
-			if err := Detach(mem.Address(detached)); err != nil {
+		for range 2 { // the second time changes nothing
+			if err := made.Detach(); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -37,10 +37,8 @@ func TestADetachedMappingKeepsItsBytes(t *testing.T) {
 		if other[2*page] != 0 {
 			t.Errorf("mode %d: another mapping is detached as well", mode)
 		}
-		if err := Unmap(mem.Address(detached)); err != nil {
-			t.Error(err)
-		}
-		if region, err := Locate(mem.Address(detached), 1); err == nil && region.File.Inode != 0 {
+		unmapped(t, made)
+		if region, err := Locate(made.Address, 1); err == nil && region.File.Inode != 0 {
 			t.Errorf("mode %d: still mapped: %+v", mode, region)
 		}
 	}
@@ -48,17 +46,12 @@ func TestADetachedMappingKeepsItsBytes(t *testing.T) {
 
 func TestDetachOfWhatIsNotMapped(t *testing.T) {
 	page := int64(os.Getpagesize())
-	s := newStore(t, int(page))
-	copied, err := Map(s.address, page, 0, CopyOnWrite)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := Unmap(copied); err != nil {
-		t.Fatal(err)
-	}
-	for _, address := range []int64{copied, s.address, 0, -1} {
-		if err := Detach(address); !errors.Is(err, ErrUnknown) {
-			t.Errorf("%#x: %v", address, err)
+	for _, mode := range []Mode{CopyOnWrite, ReadOnly} {
+		s := newStore(t, int(page))
+		made := mapping(t, s.address, page, 0, mode)
+		unmapped(t, made)
+		if err := made.Detach(); err == nil {
+			t.Errorf("mode %d: no error", mode)
 		}
 	}
 }
@@ -68,12 +61,13 @@ func TestDetachOfBytesThatAreGone(t *testing.T) {
 	page := os.Getpagesize()
 	for _, mode := range []Mode{CopyOnWrite, ReadOnly} {
 		s := newStore(t, 2*page)
-		gone := mapped(t, s.address, int64(2*page), 0, mode)
+		gone := mapping(t, s.address, int64(2*page), 0, mode)
+		t.Cleanup(func() { unmapped(t, gone) })
 		if err := s.file.Truncate(int64(page)); err != nil {
 			t.Fatal(err)
 		}
-		if err := Detach(mem.Address(gone)); err == nil || errors.Is(err, ErrUnknown) {
-			t.Errorf("mode %d: %v", mode, err)
+		if err := gone.Detach(); err == nil {
+			t.Errorf("mode %d: no error", mode)
 		}
 	}
 }
@@ -125,29 +119,6 @@ func TestDetachBesideWriters(t *testing.T) {
 	}
 }
 
-func TestDetachAndUnmapAtOnce(t *testing.T) {
-	page := int64(os.Getpagesize())
-	s := newStore(t, int(64*page))
-	for range 200 {
-		copied, err := Map(s.address, 64*page, 0, ReadOnly)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var group sync.WaitGroup
-		group.Go(func() {
-			if err := Detach(copied); err != nil && !errors.Is(err, ErrUnknown) {
-				t.Error(err)
-			}
-		})
-		group.Go(func() {
-			if err := Unmap(copied); err != nil {
-				t.Error(err)
-			}
-		})
-		group.Wait()
-	}
-}
-
 func BenchmarkDetach(b *testing.B) {
 	const size = 1 << 30
 	s := newStore(b, size)
@@ -155,16 +126,11 @@ func BenchmarkDetach(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(size)
 			for b.Loop() {
-				copied, err := Map(s.address, size, 0, mode)
-				if err != nil {
+				made := mapping(b, s.address, size, 0, mode)
+				if err := made.Detach(); err != nil {
 					b.Fatal(err)
 				}
-				if err := Detach(copied); err != nil {
-					b.Fatal(err)
-				}
-				if err := Unmap(copied); err != nil {
-					b.Fatal(err)
-				}
+				unmapped(b, made)
 			}
 		})
 	}

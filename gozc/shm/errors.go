@@ -15,8 +15,9 @@ var (
 	ErrMode = errors.New("unknown mode of mapping")
 )
 
-// ErrUnknown is returned by Unmap and Detach for an address that Map has not returned, or that is unmapped already.
-var ErrUnknown = errors.New("no mapping begins at this address")
+// ErrScarce is returned, with the system's error, when this process has no descriptor or no memory left for what was
+// asked: another time it may succeed.
+var ErrScarce = errors.New("out of descriptors or memory")
 
 // ErrUnsupported is returned by every function on systems other than Linux.
 var ErrUnsupported = errors.New("mapping the store's memory is supported on Linux only")

@@ -1,8 +1,9 @@
 package shm
 
 import (
+	"errors"
 	"fmt"
-	"os"
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,74 +23,81 @@ var found = struct {
 const maxPaths = 64
 
 // openFile opens the file behind a region for reading: it has no name any more, but whoever holds it open has
-// an entry in /proc, which can be opened by every process of the same user.
-func openFile(region Region, raylet int) (*os.File, error) {
+// an entry in /proc, which can be opened by every process of the same user. It returns the descriptor, which is the
+// caller's to close, and the path.
+//
+// Nothing here goes through the package os: that would start Go's poller with the first file, which ends the process
+// where there are no descriptors left for it.
+func openFile(region Region, raylet int) (int, string, error) {
 	found.Lock()
 	path := found.paths[region.File]
 	found.Unlock()
 	if path != "" {
-		if file, err := openSame(path, region.File); err == nil {
-			return file, nil
+		if descriptor, err := openSame(path, region.File); err == nil {
+			return descriptor, path, nil
 		}
 	}
-	file, err := searchFile(region, raylet)
+	descriptor, path, err := searchFile(region, raylet)
 	if err != nil {
-		return nil, err
+		return 0, "", err
 	}
 	found.Lock()
 	defer found.Unlock()
 	if len(found.paths) >= maxPaths {
 		clear(found.paths)
 	}
-	found.paths[region.File] = file.Name()
-	return file, nil
+	found.paths[region.File] = path
+	return descriptor, path, nil
 }
 
-func searchFile(region Region, raylet int) (*os.File, error) {
-	var tried []string
-	attempt := func(folder string) *os.File {
-		file, err := searchFolder(folder, region.File)
-		if err != nil {
-			tried = append(tried, err.Error())
+func searchFile(region Region, raylet int) (int, string, error) {
+	var tried []error
+	for folder := range folders(raylet) {
+		descriptor, path, err := searchFolder(folder, region.File)
+		if err == nil {
+			return descriptor, path, nil
 		}
-		return file
-	}
-	if raylet > 0 {
-		if file := attempt(descriptors(raylet)); file != nil {
-			return file, nil
-		}
-	}
-	for _, pid := range raylets() {
-		if pid == raylet {
-			continue
-		}
-		if file := attempt(descriptors(pid)); file != nil {
-			return file, nil
-		}
-	}
-	if file := attempt("/proc/self/fd"); file != nil {
-		return file, nil
+		tried = append(tried, err)
 	}
 	path := fmt.Sprintf("/proc/self/map_files/%x-%x", region.Start, region.End) // needs a capability
-	file, err := openSame(path, region.File)
-	if err != nil {
-		tried = append(tried, err.Error())
-		return nil, fmt.Errorf("%w: device %#x, inode %d; %s",
-			ErrNoFile, region.File.Device, region.File.Inode, strings.Join(tried, "; "))
+	descriptor, err := openSame(path, region.File)
+	if err == nil {
+		return descriptor, path, nil
 	}
-	return file, nil
+	tried = append(tried, err)
+	for _, err := range tried {
+		if errors.Is(err, ErrScarce) { // it may well be there
+			return 0, "", err
+		}
+	}
+	texts := make([]string, len(tried))
+	for i, err := range tried {
+		texts[i] = err.Error()
+	}
+	return 0, "", fmt.Errorf("%w: device %#x, inode %d; %s",
+		ErrNoFile, region.File.Device, region.File.Inode, strings.Join(texts, "; "))
+}
+
+// folders yields where to look: the descriptors of the raylet that is given, of all others, of this process.
+func folders(raylet int) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		if raylet > 0 && !yield(descriptors(raylet)) {
+			return
+		}
+		for _, pid := range raylets() {
+			if pid != raylet && !yield(descriptors(pid)) {
+				return
+			}
+		}
+		yield("/proc/self/fd")
+	}
 }
 
 // searchFolder opens the first entry of a folder of descriptors that is the file.
-func searchFolder(folder string, want File) (*os.File, error) {
-	directory, err := os.Open(folder)
+func searchFolder(folder string, want File) (int, string, error) {
+	names, err := namesIn(folder)
 	if err != nil {
-		return nil, err
-	}
-	defer directory.Close()
-	names, err := directory.Readdirnames(-1)
-	if err != nil {
-		return nil, err
+		return 0, "", err
 	}
 	err = fmt.Errorf("%s: none of %d descriptors", folder, len(names))
 	for _, name := range names {
@@ -98,30 +106,30 @@ func searchFolder(folder string, want File) (*os.File, error) {
 		if unix.Stat(path, &stat) != nil || fileOf(&stat) != want {
 			continue
 		}
-		var file *os.File
-		if file, err = openSame(path, want); err == nil {
-			return file, nil
+		var descriptor int
+		if descriptor, err = openSame(path, want); err == nil {
+			return descriptor, path, nil
 		}
 	}
-	return nil, err
+	return 0, "", err
 }
 
 // openSame opens a path and makes sure that it is the file: descriptors are closed and their numbers used again.
-func openSame(path string, want File) (*os.File, error) {
-	file, err := os.Open(path)
+func openSame(path string, want File) (int, error) {
+	descriptor, err := openPath(path, unix.O_RDONLY)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
 	var stat unix.Stat_t
-	if err := unix.Fstat(int(file.Fd()), &stat); err != nil {
-		file.Close()
-		return nil, &os.PathError{Op: "fstat", Path: path, Err: err}
+	if err := unix.Fstat(descriptor, &stat); err != nil {
+		unix.Close(descriptor)
+		return 0, fmt.Errorf("fstat %s: %w", path, err)
 	}
 	if got := fileOf(&stat); got != want {
-		file.Close()
-		return nil, fmt.Errorf("%s: device %#x, inode %d", path, got.Device, got.Inode)
+		unix.Close(descriptor)
+		return 0, fmt.Errorf("%s: device %#x, inode %d", path, got.Device, got.Inode)
 	}
-	return file, nil
+	return descriptor, nil
 }
 
 func fileOf(stat *unix.Stat_t) File {
@@ -134,17 +142,17 @@ func descriptors(pid int) string {
 
 // raylets returns the processes that are called raylet, those with the highest numbers first: as a rule the newest.
 func raylets() []int {
-	entries, err := os.ReadDir("/proc")
+	names, err := namesIn("/proc")
 	if err != nil {
 		return nil // the search fails further on, and says where it looked
 	}
 	var pids []int
-	for _, entry := range entries {
-		pid, err := strconv.Atoi(entry.Name())
+	for _, entry := range names {
+		pid, err := strconv.Atoi(entry)
 		if err != nil {
 			continue
 		}
-		name, err := os.ReadFile("/proc/" + entry.Name() + "/comm")
+		name, err := readAll("/proc/" + entry + "/comm")
 		if err == nil && string(name) == "raylet\n" {
 			pids = append(pids, pid)
 		}

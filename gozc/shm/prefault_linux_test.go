@@ -84,14 +84,9 @@ func TestTouchFillsThePageTableOnOldSystems(t *testing.T) {
 func TestPrefaultOfWhatIsNotMapped(t *testing.T) {
 	page := int64(os.Getpagesize())
 	s := newStore(t, int(page))
-	copied, err := Map(s.address, page, 0, CopyOnWrite)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := Unmap(copied); err != nil {
-		t.Fatal(err)
-	}
-	if err := Prefault(copied, page); !errors.Is(err, unix.ENOMEM) {
+	made := mapping(t, s.address, page, 0, CopyOnWrite)
+	unmapped(t, made)
+	if err := Prefault(made.Address, page); !errors.Is(err, unix.ENOMEM) {
 		t.Fatal(err)
 	}
 }

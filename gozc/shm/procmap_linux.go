@@ -1,11 +1,9 @@
 package shm
 
 import (
-	"bufio"
 	"encoding/binary"
 	"fmt"
 	"math"
-	"os"
 	"runtime"
 	"strconv"
 	"strings"
@@ -20,23 +18,20 @@ func Locate(address, length int64) (Region, error) {
 	if address <= 0 || length <= 0 || address > math.MaxInt64-length {
 		return Region{}, fmt.Errorf("%w: %d bytes at %#x", ErrPrivate, length, address)
 	}
-	maps, err := os.Open("/proc/self/maps")
+	region, err := queryMaps(address)
+	if err != nil {
+		region, err = parseMaps(address)
+	}
 	if err != nil {
 		return Region{}, err
-	}
-	defer maps.Close()
-	region, err := queryMaps(maps, address)
-	if err != nil {
-		region, err = parseMaps(maps, address)
-	}
-	if err != nil {
-		return Region{}, fmt.Errorf("read %s: %w", maps.Name(), err)
 	}
 	if address < region.Start || length > region.End-address {
 		return Region{}, fmt.Errorf("%w: no mapping holds all of %d bytes at %#x", ErrPrivate, length, address)
 	}
 	return region, nil
 }
+
+const mapsPath = "/proc/self/maps"
 
 // PROCMAP_QUERY of linux/fs.h: _IOWR('f', 17, struct procmap_query). Linux has it from 6.11 on.
 const (
@@ -47,7 +42,12 @@ const (
 
 // queryMaps asks for the one mapping that holds address; the file lists thousands in a process that has loaded
 // torch.
-func queryMaps(maps *os.File, address int64) (Region, error) {
+func queryMaps(address int64) (Region, error) {
+	maps, err := openPath(mapsPath, unix.O_RDONLY)
+	if err != nil {
+		return Region{}, err
+	}
+	defer unix.Close(maps)
 	// struct procmap_query, all fields u64 but for the device: size, query_flags, query_addr, vma_start,
 	// vma_end, vma_flags, vma_page_size, vma_offset, inode, u32 dev_major, u32 dev_minor, and names that are
 	// not asked for.
@@ -59,7 +59,7 @@ func queryMaps(maps *os.File, address int64) (Region, error) {
 	var pin runtime.Pinner // the system writes to it
 	pin.Pin(&query[0])
 	defer pin.Unpin()
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, maps.Fd(), procmapQuery, uintptr(mem.Address(query))); errno != 0 {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(maps), procmapQuery, uintptr(mem.Address(query))); errno != 0 {
 		return Region{}, errno
 	}
 	return Region{
@@ -74,20 +74,22 @@ func queryMaps(maps *os.File, address int64) (Region, error) {
 	}, nil
 }
 
-// parseMaps reads the list of mappings up to the one that holds address; it returns an empty region if there is
-// none.
-func parseMaps(maps *os.File, address int64) (Region, error) {
-	lines := bufio.NewScanner(maps)
-	for lines.Scan() {
-		region, err := parseLine(lines.Text())
+// parseMaps reads the list of mappings; it returns an empty region if none holds address.
+func parseMaps(address int64) (Region, error) {
+	text, err := readAll(mapsPath)
+	if err != nil {
+		return Region{}, err
+	}
+	for line := range strings.Lines(string(text)) {
+		region, err := parseLine(line)
 		if err != nil {
-			return Region{}, err
+			return Region{}, fmt.Errorf("%s: %w", mapsPath, err)
 		}
 		if address >= region.Start && address < region.End {
 			return region, nil
 		}
 	}
-	return Region{}, lines.Err()
+	return Region{}, nil
 }
 
 // parseLine reads a line like "7f0000000000-7f0000001000 rw-s 00001000 00:1a 1234   /dev/shm/plasma (deleted)".

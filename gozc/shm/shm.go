@@ -32,3 +32,11 @@ type File struct {
 	Device uint64
 	Inode  uint64 // 0 for memory without a file
 }
+
+// A Mapping is what Map has made, and belongs to whoever called it. Of its copies, one is unmapped, and once.
+type Mapping struct {
+	Address int64 // of the bytes that were asked for
+	Base    int64 // of the whole pages around them
+	Length  int64 // of those pages
+	Mode    Mode
+}

@@ -51,16 +51,25 @@ func newStore(tb testing.TB, size int) *store {
 
 func mapped(tb testing.TB, address, length int64, raylet int, mode Mode) []byte {
 	tb.Helper()
-	copied, err := Map(address, length, raylet, mode)
+	mapping := mapping(tb, address, length, raylet, mode)
+	tb.Cleanup(func() { unmapped(tb, mapping) })
+	return mem.Bytes(mapping.Address, length)
+}
+
+func mapping(tb testing.TB, address, length int64, raylet int, mode Mode) Mapping {
+	tb.Helper()
+	made, err := Map(address, length, raylet, mode)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() {
-		if err := Unmap(copied); err != nil && !errors.Is(err, ErrUnknown) {
-			tb.Error(err)
-		}
-	})
-	return mem.Bytes(copied, length)
+	return made
+}
+
+func unmapped(tb testing.TB, mapping Mapping) {
+	tb.Helper()
+	if err := mapping.Unmap(); err != nil {
+		tb.Error(err)
+	}
 }
 
 func openDescriptors(tb testing.TB) int {
@@ -142,25 +151,19 @@ func permissionsOf(tb testing.TB, address int64) string {
 	return ""
 }
 
-func TestUnmapTakesTheMappingAwayOnce(t *testing.T) {
+func TestUnmapTakesTheWholeMappingAway(t *testing.T) {
 	page := int64(os.Getpagesize())
 	s := newStore(t, int(4*page))
 	for _, mode := range []Mode{CopyOnWrite, ReadOnly} {
-		copied, err := Map(s.address+8, 2*page, 0, mode)
-		if err != nil {
-			t.Fatal(err)
+		made := mapping(t, s.address+8, 2*page, 0, mode)
+		if made.Address != made.Base+8 || made.Length != 3*page || made.Mode != mode {
+			t.Fatalf("%+v", made)
 		}
-		if err := Unmap(copied - 8); !errors.Is(err, ErrUnknown) {
-			t.Fatalf("mode %d, another address: %v", mode, err)
-		}
-		if err := Unmap(copied); err != nil {
-			t.Fatal(err)
-		}
-		if region, err := Locate(copied, 1); err == nil && region.File.Inode != 0 {
-			t.Fatalf("mode %d: still mapped: %+v", mode, region)
-		}
-		if err := Unmap(copied); !errors.Is(err, ErrUnknown) {
-			t.Fatalf("mode %d, twice: %v", mode, err)
+		unmapped(t, made)
+		for at := made.Base; at < made.Base+made.Length; at += page {
+			if region, err := Locate(at, 1); err == nil && region.File.Inode != 0 {
+				t.Fatalf("mode %d: still mapped: %+v", mode, region)
+			}
 		}
 	}
 }
@@ -207,13 +210,8 @@ func TestBothWaysToLocateAgree(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Munmap(part)
-	maps, err := os.Open("/proc/self/maps")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer maps.Close()
 	address := mem.Address(part) + 100
-	parsed, err := parseMaps(maps, address)
+	parsed, err := parseMaps(address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -225,7 +223,7 @@ func TestBothWaysToLocateAgree(t *testing.T) {
 	if parsed != want {
 		t.Errorf("parsed  %+v\nwant    %+v", parsed, want)
 	}
-	queried, err := queryMaps(maps, address)
+	queried, err := queryMaps(address)
 	if errors.Is(err, unix.ENOTTY) {
 		t.Skip("this kernel has no PROCMAP_QUERY")
 	}
@@ -345,14 +343,14 @@ func TestPrivilegedProcessNeedsNobodyWhoHoldsTheFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer Unmap(copied)
+	defer copied.Unmap()
 	if path := knownPath(t, s); !strings.HasPrefix(path, "/proc/self/map_files/") {
 		t.Fatalf("found at %q", path)
 	}
 }
 
 func TestNoFileSaysWhereItLooked(t *testing.T) {
-	_, err := openFile(Region{Start: 4096, End: 8192, File: File{Device: 1, Inode: 1 << 60}}, os.Getpid())
+	_, _, err := openFile(Region{Start: 4096, End: 8192, File: File{Device: 1, Inode: 1 << 60}}, os.Getpid())
 	if !errors.Is(err, ErrNoFile) {
 		t.Fatal(err)
 	}
@@ -366,13 +364,7 @@ func TestNoFileSaysWhereItLooked(t *testing.T) {
 func TestKnownPathsDoNotAddUp(t *testing.T) {
 	for range 2 * maxPaths {
 		s := newStore(t, 10)
-		copied, err := Map(s.address, 10, 0, CopyOnWrite)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := Unmap(copied); err != nil {
-			t.Fatal(err)
-		}
+		unmapped(t, mapping(t, s.address, 10, 0, CopyOnWrite))
 	}
 	found.Lock()
 	defer found.Unlock()
@@ -393,10 +385,8 @@ func TestMapFromManyGoroutines(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				mem.Bytes(copied, 1)[0] = 1
-				if err := Unmap(copied); err != nil {
-					t.Error(err)
-				}
+				mem.Bytes(copied.Address, 1)[0] = 1
+				unmapped(t, copied)
 			}
 		})
 	}
@@ -417,13 +407,7 @@ func BenchmarkMapFirst(b *testing.B) {
 		found.Lock()
 		clear(found.paths)
 		found.Unlock()
-		copied, err := Map(s.address, 1<<20, os.Getpid(), CopyOnWrite)
-		if err != nil {
-			b.Fatal(err)
-		}
-		if err := Unmap(copied); err != nil {
-			b.Fatal(err)
-		}
+		unmapped(b, mapping(b, s.address, 1<<20, os.Getpid(), CopyOnWrite))
 	}
 }
 
@@ -432,13 +416,7 @@ func BenchmarkMapLater(b *testing.B) {
 	for _, mode := range []Mode{CopyOnWrite, ReadOnly} {
 		b.Run(fmt.Sprintf("mode %d", mode), func(b *testing.B) {
 			for b.Loop() {
-				copied, err := Map(s.address, 1<<20, 0, mode)
-				if err != nil {
-					b.Fatal(err)
-				}
-				if err := Unmap(copied); err != nil {
-					b.Fatal(err)
-				}
+				unmapped(b, mapping(b, s.address, 1<<20, 0, mode))
 			}
 		})
 	}

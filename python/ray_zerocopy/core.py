@@ -10,9 +10,13 @@ Addresses and lengths go in as integers; the caller keeps the memory alive durin
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import importlib
+import itertools
 import os
 import sys
+import weakref
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -39,12 +43,17 @@ class Unsupported(Exception):
     """This operating system cannot map the store's memory a second time."""
 
 
+class Scarce(errors.MappingError):
+    """This process has no descriptor or no memory left for a mapping, now."""
+
+
 _ERRORS: dict[str, Callable[[str], Exception]] = {
     "foreign": errors.ForeignImageError,
     "version": errors.ImageVersionError,
     "damaged": errors.DamagedImageError,
     "private": NotShared,
     "unsupported": Unsupported,
+    "scarce": Scarce,
     "nofile": errors.MappingError,
     "system": errors.MappingError,
 }
@@ -185,41 +194,67 @@ def index(head: int, length: int) -> str:
     return str(_call("Index", head, length))
 
 
-def map(address: int, length: int, raylet: int, mode: int) -> int:
-    """Map the shared memory at ``address`` a second time, `COPY_ON_WRITE` or `READ_ONLY`.
+_munmap = ctypes.CDLL(None).munmap
+_munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.py_object]  # the last one is for the weak reference
 
-    Args:
-        address: start of the bytes in a shared mapping of this process.
-        length: number of bytes.
-        raylet: process id of this node's raylet, which holds the store's file open, or 0 if unknown.
-        mode: `COPY_ON_WRITE` or `READ_ONLY`.
 
-    Returns:
-        The address of the same bytes in the new mapping.
+class Mapping:
+    """What `map` maps, unmapped with the last reference to this.
 
-    Raises:
-        NotShared: ``address`` is in this process's own memory.
-        Unsupported: not on this operating system.
-        MappingError: the store's file cannot be found or opened, or the system refused the mapping.
+    No Python code runs then: a signal's exception (Ctrl-C) that came in it would be lost, and the mapping left behind
+    for good. So what the last reference leads to is the system's function itself, which is given the two words that
+    the Go core has written. It does no harm in a forked child, which must not call Go, but has mappings of its own;
+    and it fails where nothing was mapped, the length being 0.
     """
-    return int(_call("Map", address, length, raylet, mode))
+
+    def __init__(self) -> None:
+        self._words = (ctypes.c_int64 * 2)()  # address and length
+        self._mode = 0
+        base, length = ctypes.c_void_p.from_buffer(self._words), ctypes.c_size_t.from_buffer(self._words, 8)
+        for key, reference in list(_mappings.items()):
+            if reference() is None:
+                _mappings.pop(key, None)
+        _mappings[next(_numbers)] = weakref.ref(self, functools.partial(_munmap, base, length))
+
+    def map(self, address: int, length: int, raylet: int, mode: int) -> int:
+        """Map the shared memory at ``address`` a second time, `COPY_ON_WRITE` or `READ_ONLY`.
+
+        Args:
+            address: start of the bytes in a shared mapping of this process.
+            length: number of bytes.
+            raylet: process id of this node's raylet, which holds the store's file open, or 0 if unknown.
+            mode: `COPY_ON_WRITE` or `READ_ONLY`.
+
+        Returns:
+            The address of the same bytes in the new mapping.
+
+        Raises:
+            NotShared: ``address`` is in this process's own memory.
+            Unsupported: not on this operating system.
+            Scarce: this process has no descriptor or memory left.
+            MappingError: the store's file cannot be found or opened, or the system refused the mapping.
+        """
+        self._mode = mode
+        return int(_call("Map", address, length, raylet, mode, ctypes.addressof(self._words)))
+
+    def detach(self) -> None:
+        """Make what is mapped this process's own, whatever is written to the store from then on.
+
+        Takes as much private memory as the mapping is long. Other threads may use it meanwhile.
+
+        Raises:
+            MappingError: the system refused it, or has not enough memory; the bytes may still be the store's.
+        """
+        _call("Detach", ctypes.addressof(self._words), self._mode)
 
 
-def unmap(address: int) -> None:
-    """Undo `map`. Does nothing in a forked child, where the mapping goes with the process."""
-    if _pid == os.getpid():
-        _call("Unmap", address)
+_mappings: dict[int, weakref.ref[Mapping]] = {}
+_numbers = itertools.count()
 
 
-def detach(address: int) -> None:
-    """Make what `map` has mapped at ``address`` this process's own, whatever is written to the store from then on.
-
-    Takes as much private memory as the mapping is long. Other threads may use it meanwhile.
-
-    Raises:
-        MappingError: the system refused it, or has not enough memory; the bytes may still be the store's.
-    """
-    _call("Detach", address)
+def mappings() -> list[Mapping]:
+    """Those that are still referred to."""
+    return [mapping for reference in list(_mappings.values()) if (mapping := reference()) is not None]
 
 
 def prefault(address: int, length: int) -> None:

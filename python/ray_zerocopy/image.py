@@ -6,13 +6,14 @@ image is loaded. The weights themselves are never touched here: they go from whe
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
+import os
 import struct
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from .core import Bytes
 from .graph import skeleton
 
 _HEADER = struct.Struct("<8sIIQQQQQQQQI44x")
+_F = TypeVar("_F", bound=Callable[..., Any])
 _TABLES = _HEADER.size  # the segment table starts here, the block table follows
 _ROW = 16
 
@@ -47,25 +49,43 @@ class Image:
     tensors: int
 
 
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Keep Python's cyclic garbage collector from running.
+_paused = False
+
+
+def _collector_paused(function: _F) -> _F:
+    """Keep Python's cyclic garbage collector from running during a function.
 
     A model is thousands of objects made in one go, none of which is garbage yet. The collector would run every few
     hundred of them (gc.get_threshold()), and now and then over everything in the process, which takes longer than all
     the rest of a load. After the pause it runs once for all of them.
     """
-    if not gc.isenabled():  # by the user, or by another thread that is in here
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
+
+    @functools.wraps(function)
+    def paused(*args: Any, **kwargs: Any) -> Any:
+        global _paused
+        if not gc.isenabled():  # by the user, or by another thread that is in here
+            return function(*args, **kwargs)
+        try:  # as it stands: Python looks for signals after a call, and between this and a context manager's own code
+            _paused = True
+            gc.disable()
+            return function(*args, **kwargs)
+        finally:
+            _paused = False
+            gc.enable()
+
+    return cast(_F, paused)
+
+
+def _resume() -> None:
+    """In a forked child: the thread that has paused the collector is not there to end the pause."""
+    if _paused:
         gc.enable()
 
 
-@_collector_paused()
+os.register_at_fork(after_in_child=_resume)
+
+
+@_collector_paused
 def build(root: Any, name: str, named: Iterable[tuple[str, torch.Tensor, bool]]) -> Image:
     """Make the image of an object, without copying any large block of bytes.
 
@@ -114,7 +134,7 @@ def build(root: Any, name: str, named: Iterable[tuple[str, torch.Tensor, bool]])
     return Image(views, parts.carried, size + end, parts.owners, len(entries))
 
 
-@_collector_paused()
+@_collector_paused
 def load(memory: Bytes, carried: list[Any]) -> Any:
     """Rebuild the object of an image over its memory, which stays alive as long as a tensor of the object does.
 

@@ -7,6 +7,7 @@ import gc
 import multiprocessing
 import os
 import sys
+import threading
 import time
 
 import numpy as np
@@ -146,6 +147,34 @@ def refusals() -> None:
     with calls.here._lock:  # as another thread may hold it at that moment
         forked(ask)
     assert standin.label == "pair"
+
+
+def during_a_load() -> None:
+    """Forked while another thread loads, for which the garbage collector pauses."""
+    wrapper = ModelWrapper.from_model([torch.nn.Linear(4, 4) for _ in range(200)])
+    loaded = wrapper.load()
+    ended = threading.Event()
+
+    def load() -> None:
+        while not ended.is_set():
+            wrapper.load()
+
+    def check() -> None:
+        assert gc.isenabled()
+        loaded.clear()  # the collector is needed for what comes here
+        with contextlib.suppress(errors.ForkedProcessError):
+            wrapper.load()
+            raise AssertionError("not refused")
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    try:
+        for _ in range(50):
+            forked(check)
+    finally:
+        ended.set()
+        thread.join()
+    assert gc.isenabled()
 
 
 if __name__ == "__main__":

@@ -172,8 +172,6 @@ _watch_disconnect()
 # --- what is held of Ray -----------------------------------------------------------------------------
 
 
-# Keeps an object alive for good, interpreter's end included. For what a forked child has from its parent: they share
-# their connection to the store, so that what the child gives back there the parent loses.
 _increment = ctypes.pythonapi.Py_IncRef
 _increment.argtypes, _increment.restype = [ctypes.py_object], None
 
@@ -184,15 +182,27 @@ class Pin:
 
     def __init__(self, held: Any) -> None:
         self._held, self._pid = held, os.getpid()
+        # no Python code at its end: a signal's exception that came there would be lost
+        _pins[id(self)] = weakref.ref(self, functools.partial(_pins.pop, id(self)))
 
     def release(self) -> None:
         """Give it back early."""
         self._held = None
 
-    # defaults, since the names of a module may be gone at the interpreter's end
-    def __del__(self, getpid: Callable[[], int] = os.getpid, leak: Callable[[Any], Any] = _increment) -> None:
-        if getpid() != self._pid:
-            leak(self._held)
+
+_pins: dict[int, weakref.ref[Pin]] = {}
+
+
+def _keep_pins() -> None:
+    """Keep what is held alive for good, interpreter's end included. A forked child shares its parent's connection to
+    the store: what it gives back there, the parent loses."""
+    for reference in list(_pins.values()):
+        pin = reference()
+        if pin is not None:
+            _increment(pin._held)
+
+
+os.register_at_fork(after_in_child=_keep_pins)
 
 
 class Claim(Pin):

@@ -31,11 +31,9 @@ def isolation() -> Isolation:
     incoming: Any = ray.get(ray.put(objects.Outgoing([probe], [], probe.nbytes)))
     start = objects.address_of(incoming.buffers[0])
     try:
-        address, mode = objects.map_again(start, probe.nbytes)
+        return objects.map_again(core.Mapping(), start, probe.nbytes)[1]
     except (core.Unsupported, core.NotShared):
         return "copy"
-    core.unmap(address)
-    return mode
 
 
 def huge_pages() -> bool:

@@ -16,8 +16,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import sys
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -191,9 +189,10 @@ def _own(incoming: _Incoming) -> Bytes:
     first, last = incoming.buffers[0], incoming.buffers[-1]
     start = address_of(first)
     if address_of(last) + memoryview(last).nbytes == start + incoming.size:  # Ray Client gives bytearrays
+        mapping = _PinnedMapping(first)
         with contextlib.suppress(core.NotShared, core.Unsupported):
-            address, _ = map_again(start, incoming.size)
-            return core.view(address, incoming.size, _Mapping(address, first))
+            address, _ = map_again(mapping, start, incoming.size)
+            return core.view(address, incoming.size, mapping)
     # A small object never was in shared memory, and what this process holds of it is shared between its own gets.
     copy = np.empty(incoming.size, np.uint8)
     end = 0
@@ -205,46 +204,47 @@ def _own(incoming: _Incoming) -> Bytes:
     return copy
 
 
-class _Mapping:
-    """Keeps one private mapping of the store's memory, and the object pinned in the store, until its end."""
+class _PinnedMapping(core.Mapping):
+    """A private mapping of the store's memory, and the object pinned in the store, until its end."""
 
-    def __init__(self, address: int, buffer: Any) -> None:
-        self._address, self._pin = address, connection.Pin(buffer)
-        _mappings.add(self)
+    def __init__(self, buffer: Any) -> None:
+        super().__init__()
+        self._pin = connection.Pin(buffer)
 
     def detach(self) -> None:
         """Need the store no longer: from now on the memory is this process's own."""
-        core.detach(self._address)
+        super().detach()
         self._pin.release()
-
-    def __del__(self) -> None:
-        if not sys.is_finalizing():
-            core.unmap(self._address)
-
-
-_mappings: weakref.WeakSet[_Mapping] = weakref.WeakSet()
 
 
 @connection.before_end
 def _detach_all() -> None:
     """Before this process disconnects: Ray gives up all that it has pinned, and the store may write there again."""
-    for mapping in list(_mappings):
+    for mapping in core.mappings():
         mapping.detach()
 
 
-def map_again(start: int, size: int) -> tuple[int, settings.Isolation]:
-    """Map copy-on-write, or read-only where the machine refuses that and nothing else was asked for."""
+def map_again(mapping: core.Mapping, start: int, size: int) -> tuple[int, settings.Isolation]:
+    """Map copy-on-write, or read-only where the machine refuses that and nothing else was asked for.
+
+    Raises:
+        IsolationError: what was asked for cannot be had.
+        MappingError: neither can be had; or this process has no descriptor or memory left for one now, which is no
+            reason to do without it for as long as the model lives.
+    """
     raylet = int(os.environ.get("RAY_RAYLET_PID", 0))
     asked = settings.isolation()
     if asked != "read-only":
         try:
-            return core.map(start, size, raylet, core.COPY_ON_WRITE), "copy-on-write"
+            return mapping.map(start, size, raylet, core.COPY_ON_WRITE), "copy-on-write"
+        except core.Scarce:
+            raise
         except errors.MappingError as cause:
             if asked:
                 raise errors.IsolationError(
                     f"{settings.ISOLATION}={asked} cannot be had in this process: {cause}"
                 ) from cause
-    return core.map(start, size, raylet, core.READ_ONLY), "read-only"
+    return mapping.map(start, size, raylet, core.READ_ONLY), "read-only"
 
 
 # --- sizes -------------------------------------------------------------------------------------------
