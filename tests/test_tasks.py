@@ -534,7 +534,17 @@ def test_an_image_whose_owner_is_gone(cluster):
     owner = Owner.options(num_cpus=0).remote()
     wrapped = ray.get(owner.wrap.remote())
     ray.kill(owner)
-    time.sleep(1)
+
+    image = wrapped._StandIn__target.image
+
+    def is_lost() -> bool:  # without a load, which whoever has it keeps
+        try:
+            image.fetch()
+        except errors.ImageLostError:
+            return True
+        return False
+
+    assert settles(is_lost)  # Ray takes a while to notice that a process has ended
     with pytest.raises(errors.ImageLostError, match="outlives its users"):
         wrapped.run(abs, -1)
     with pytest.raises(errors.ImageLostError, match="outlives its users"):
