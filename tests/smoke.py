@@ -4,6 +4,7 @@ Exit code 0 if so."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import warnings
@@ -38,7 +39,7 @@ class Pipeline:
         yield from range(count)
 
     def mappings(self) -> str:
-        return "/proc/" + str(Path("/proc/self").readlink()) + "/maps"
+        return "/proc/" + os.readlink("/proc/self") + "/maps"
 
 
 @ray.remote(num_cpus=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from . import errors
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from .stores.node import huge_pages, isolation
     from .wrappers import ModelWrapper
 
-__version__ = version("ray-zerocopy")
+__version__ = "1.0.0"  # here, not in pyproject.toml: a copied folder has no metadata
 
 __all__ = [
     "JITActorWrapper",

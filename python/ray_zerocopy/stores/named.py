@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Optional
 
 import ray
 from ray import cloudpickle
@@ -22,7 +22,7 @@ from . import client, connection, keeper, objects, records
 from .keeper import Answer
 from .records import About, Source
 
-Lifetime = Literal["detached"] | None
+Lifetime = Optional[Literal["detached"]]
 
 DEFAULT_NAMESPACE = "default"
 
