@@ -38,11 +38,10 @@ class BuildGo(build_ext):
         library.unlink() if library.exists() else None
         write_python(module / "python")
         env["GOFLAGS"] = f"{os.environ.get('GOFLAGS', '')} -buildvcs=false -trimpath"
-        gopy = ["go", "tool", "gopy", "build", f"-vm={module / 'python'}", "-output=out", "-name=gozc"]
+        gopy = ["gopy", "build", f"-vm={module / 'python'}", "-output=out", "-name=gozc"]
         # Linking libpython instead would bring a second interpreter under a statically linked Python.
         gopy += ["-dynamic-link=true", "-symbols=false", "-no-make", "./gozc"]
-        go = shutil.which("go", path=env["PATH"])
-        built = subprocess.run(gopy, executable=go, cwd=module, env=env)
+        built = subprocess.run(gopy, executable=shutil.which("gopy", path=env["PATH"]), cwd=module, env=env)
         if built.returncode != 0 or not library.exists():
             raise CompileError("gopy could not build ./gozc; its messages are above")
         target = Path(self.get_ext_fullpath(ext.name))

@@ -1,7 +1,7 @@
 """Collects the licenses of what the extension has of others: Go's runtime and library, and the modules linked in.
 
-    python build/licenses.py           writes them to LICENSES, where wheels and the sdist take them from
-    python build/licenses.py --check   says what is missing or out of date
+python build/licenses.py           writes them to LICENSES, where wheels and the sdist take them from
+python build/licenses.py --check   says what is missing or out of date
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ def collect() -> dict[str, str]:
     template = "{{with .Module}}{{if not .Main}}{{.Path}}\t{{.Dir}}{{end}}{{end}}"
     lines = _output(go, "list", "-deps", "-f", template, *LINKED).splitlines()
     for path, folder in sorted({tuple(line.split("\t")) for line in lines if line}):
-        texts = [p.read_text() for p in sorted(Path(folder).iterdir()) if p.name.split(".")[0] in ("LICENSE", "COPYING")]
+        texts = [
+            p.read_text() for p in sorted(Path(folder).iterdir()) if p.name.split(".")[0] in ("LICENSE", "COPYING")
+        ]
         if not texts:
             raise SystemExit(f"{path} has no license file")
         found[f"{path.replace('/', '_')}.txt"] = "\n".join(texts)
@@ -43,7 +45,9 @@ def main() -> int:
     have = {path.name: path.read_text() for path in FOLDER.glob("*")}
     if "--check" in sys.argv:
         wrong = sorted(name for name in {*found, *have} if found.get(name) != have.get(name))
-        print(*(f"LICENSES/{name} is missing or out of date: run build/licenses.py" for name in wrong), sep="\n", end="")
+        print(
+            *(f"LICENSES/{name} is missing or out of date: run build/licenses.py" for name in wrong), sep="\n", end=""
+        )
         return 1 if wrong else 0
     FOLDER.mkdir(exist_ok=True)
     for name in have.keys() - found.keys():

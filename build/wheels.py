@@ -80,9 +80,9 @@ def audit(wheel: Path) -> list[str]:
     """What auditwheel and abi3audit say against a wheel."""
     tools = Path(sys.executable).parent
     show = subprocess.run([tools / "auditwheel", "show", wheel], capture_output=True, text=True)
-    verdict = re.search(r'platform tag:\s+"manylinux_2_(\d+)', show.stdout)
+    verdict = re.search(r'platform tag:\s+"manylinux_2_(\d+)\w+', show.stdout)
     wrong = [] if verdict and int(verdict[1]) <= 17 else [f"auditwheel: {show.stdout}{show.stderr}"]
-    print("auditwheel:", verdict[0] if verdict else "?")
+    print("auditwheel:", verdict[0] + '"' if verdict else "?")
     report = [tools / "abi3audit", "--strict", "--report", wheel]
     abi = subprocess.run(report, capture_output=True, text=True)
     print("abi3audit:", "passed" if abi.returncode == 0 else "failed")
