@@ -159,7 +159,7 @@ class _Fields:
 
     def fill(self, attributes: dict[str, Any], values: tuple[Any, ...]) -> None:
         """Give a module's dictionary its attributes, in order."""
-        attributes.update(zip(self.names, values))  # noqa: B905  of equal length; this runs for every module
+        attributes.update(zip(self.names, values))
         for name in self.empty:
             attributes[name] = OrderedDict()
 

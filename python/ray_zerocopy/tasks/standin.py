@@ -165,7 +165,7 @@ class Method:
         started: deque[Any] = deque()
         pin = connection.Pin(started)
         try:
-            items = zip(*iterables)  # noqa: B905  as Python's map, which ends with the shortest
+            items = zip(*iterables)
             for item in itertools.chain(items, itertools.repeat(None)):
                 if item is not None:
                     started.append(self.remote(*item))
