@@ -6,11 +6,13 @@
 # Needs root and debootstrap, and downloads Debian, torch and Ray into a temporary folder. The settings for pip, Go
 # and certificates of this machine are lent to it.
 set -euo pipefail
+# What is mounted here is nobody else's, and gone at the end whatever happens.
+if [ -z "${FRESH_DEBIAN-}" ]; then FRESH_DEBIAN=1 exec unshare --mount "$0" "$@"; fi
 here="$(cd "$(dirname "$0")/.." && pwd)"
 root="$(mktemp -d -t fresh-debian.XXXXXX)"
 finish() {
 	for place in dev/shm dev proc; do umount "$root/$place" 2>/dev/null || true; done
-	mountpoint -q "$root/dev" "$root/proc" || rm -rf --one-file-system "$root"
+	if ! mountpoint -q "$root/dev" && ! mountpoint -q "$root/proc"; then rm -rf --one-file-system "$root"; fi
 }
 trap finish EXIT
 

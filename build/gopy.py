@@ -46,6 +46,8 @@ class BuildGo(build_ext):
             raise CompileError("gopy could not build ./gozc; its messages are above")
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
+        for other in target.parent.glob("_gozc*.so"):  # one for a single Python, of an earlier build, would go first
+            other.unlink()
         shutil.copy(library, target)
 
 
