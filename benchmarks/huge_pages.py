@@ -61,11 +61,8 @@ def main() -> None:
     store = int(max(map(models.outlined_size, options.models)) / ROOM) + 2 * STEP
     found: dict[str, dict[str, Any]] = {name: {} for name in STORES}
     steps = len(STORES) * options.rounds * len(WAYS) * len(options.models)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        huge_pages(store + STEP) as directory,
-        tqdm(total=steps, dynamic_ncols=True) as progress,
-    ):
+    bar = tqdm(total=steps, dynamic_ncols=True)
+    with tempfile.TemporaryDirectory() as folder, huge_pages(store + STEP) as directory, bar as progress:
         for turn in range(options.rounds):
             for name in STORES:
                 with cluster(store, directory if name == STORES[1] else None) as address:

@@ -93,7 +93,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    ray.init(num_cpus=WORKERS, object_store_memory=3 * 10**9, include_dashboard=False, log_to_driver=False)
+    ray.init(
+        address="local", num_cpus=WORKERS, object_store_memory=3 * 10**9, include_dashboard=False, log_to_driver=False
+    )
     warm_store()
     results: dict[str, dict[str, list[float]]] = {}
     for width, calls in ((4096, 5), (64, 50)):

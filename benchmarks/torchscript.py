@@ -69,7 +69,7 @@ def mlp(width: int) -> torch.nn.Module:
 def main() -> None:
     """Measure and print."""
     warnings.simplefilter("ignore")
-    ray.init(num_cpus=2, object_store_memory=3 * 10**9, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, object_store_memory=3 * 10**9, include_dashboard=False, log_to_driver=False)
     traced = torch.jit.trace(mlp(4096), torch.ones(1, 4096))
     models: dict[str, tuple[Any, Callable[..., Any], int]] = {
         "traced": (traced, torch.jit.load, 4096),

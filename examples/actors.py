@@ -42,7 +42,7 @@ class InferenceActor:
 
 def main() -> None:
     """Run the example."""
-    ray.init(num_cpus=4, object_store_memory=200_000_000, include_dashboard=False)
+    ray.init(address="local", num_cpus=4, object_store_memory=200_000_000, include_dashboard=False)
     pipeline = Pipeline()
     wrapper = ModelWrapper.from_model(pipeline, mode="actor")
     actors = [InferenceActor.remote(wrapper) for _ in range(4)]

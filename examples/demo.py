@@ -85,7 +85,7 @@ def main() -> None:
     """Run the demo."""
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     torch.set_num_threads(1)  # as in the actors, so that outputs are the same bit by bit
-    ray.init(num_cpus=ACTORS, object_store_memory=10**9, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=ACTORS, object_store_memory=10**9, include_dashboard=False, log_to_driver=False)
     try:
         print("Loading all-MiniLM-L6-v2 ...")
         encoder = SentenceEncoder()

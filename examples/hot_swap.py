@@ -119,7 +119,7 @@ def publish(value: float) -> ModelWrapper[torch.nn.Module]:
 
 def main() -> None:
     """Run the example."""
-    ray.init(num_cpus=4, object_store_memory=200_000_000, include_dashboard=False)
+    ray.init(address="local", num_cpus=4, object_store_memory=200_000_000, include_dashboard=False)
     publish(1.0)
     follower = Follower.remote("encoder", period=0.2)
     handle = serve.run(Service.bind("encoder", period=0.2), route_prefix=None)

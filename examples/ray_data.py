@@ -27,7 +27,7 @@ class InferenceActor:
 
 def main() -> None:
     """Run the example."""
-    ray.init(num_cpus=4, object_store_memory=200_000_000, include_dashboard=False)
+    ray.init(address="local", num_cpus=4, object_store_memory=200_000_000, include_dashboard=False)
     model = torch.nn.Sequential(torch.nn.Linear(64, 4096), torch.nn.ReLU(), torch.nn.Linear(4096, 3)).eval()
     model_wrapper = ModelWrapper.from_model(model, mode="actor")
 

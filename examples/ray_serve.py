@@ -46,7 +46,7 @@ def app(args: dict[str, str]) -> serve.Application:
 
 def main() -> None:
     """Run the example."""
-    ray.init(num_cpus=4, object_store_memory=200_000_000, include_dashboard=False)
+    ray.init(address="local", num_cpus=4, object_store_memory=200_000_000, include_dashboard=False)
     handle = serve.run(app({}), route_prefix=None)
     model = make_model()
     replicas: set[int] = set()

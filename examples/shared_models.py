@@ -53,7 +53,7 @@ def job(address: str) -> None:
 
 def main() -> None:
     """Run the example: a cluster, and two jobs in it, one after the other."""
-    ray.init(num_cpus=2, object_store_memory=200_000_000, include_dashboard=False)
+    ray.init(address="local", num_cpus=2, object_store_memory=200_000_000, include_dashboard=False)
     address = ray.get_runtime_context().gcs_address
     outputs = [
         subprocess.run([sys.executable, __file__, address], check=True, stdout=subprocess.PIPE, text=True).stdout

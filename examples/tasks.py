@@ -14,7 +14,7 @@ from sentence_encoder import SentenceEncoder, sentences
 
 def main() -> None:
     """Encode some hundred sentences in tasks, and answer a question."""
-    ray.init(num_cpus=2, object_store_memory=500 * 10**6, include_dashboard=False)
+    ray.init(address="local", num_cpus=2, object_store_memory=500 * 10**6, include_dashboard=False)
     encoder = SentenceEncoder()
     wrapped = ModelWrapper.for_tasks(encoder)  # one copy into the store
     texts = sentences(500)

@@ -54,7 +54,7 @@ def recordings(count: int) -> np.ndarray:
 
 def main() -> None:
     """Run the example."""
-    ray.init(num_cpus=4, object_store_memory=200_000_000, include_dashboard=False)
+    ray.init(address="local", num_cpus=4, object_store_memory=200_000_000, include_dashboard=False)
     torch.set_num_threads(1)  # as in the actors, so that results are the same bit by bit
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that TorchScript is deprecated

@@ -1,9 +1,10 @@
-"""Whether an installed wheel works with this Python, torch and Ray: put, load in two actors, write, call in tasks.
+"""Whether an installed wheel works with this Python, torch and Ray: put, load in two actors, write, call in tasks, name.
 
 Exit code 0 if so."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import warnings
@@ -38,7 +39,7 @@ class Pipeline:
         yield from range(count)
 
     def mappings(self) -> str:
-        return "/proc/" + str(Path("/proc/self").readlink()) + "/maps"
+        return "/proc/" + os.readlink("/proc/self") + "/maps"
 
 
 @ray.remote(num_cpus=0)
@@ -61,6 +62,26 @@ def digest(pipeline: Pipeline) -> list[bytes]:
     answer = b"".join(output.detach().numpy().tobytes() for output in (scripted, exported))
     found = [bytes(t.untyped_storage().tolist()) for m in models for t in (*m.parameters(), *m.buffers())]
     return [*found, answer, b"tied" if pipeline.tied is pipeline.encoder else b"untied"]
+
+
+@ray.remote(num_cpus=0)
+class ByName:
+    def digest(self, name: str) -> list[bytes]:
+        return digest(ray_zerocopy.ModelWrapper.get(name).load())
+
+
+def share_by_name(pipeline: Pipeline) -> None:
+    """A detached model, found by its name in another process; then it is gone."""
+    wrapper = ray_zerocopy.ModelWrapper.from_model(pipeline, name="smoke", lifetime="detached")
+    other = ByName.remote()
+    assert ray.get(other.digest.remote("smoke")) == digest(pipeline) == digest(wrapper.load())
+    assert [model.name for model in ray_zerocopy.list_models()] == ["smoke"]
+    ray_zerocopy.ModelWrapper.delete("smoke")
+    try:
+        ray_zerocopy.ModelWrapper.get("smoke")
+    except ray_zerocopy.errors.ModelNotFoundError:
+        return
+    raise AssertionError("a deleted model was found")
 
 
 def call_in_tasks(pipeline: Pipeline) -> None:
@@ -104,6 +125,7 @@ def main() -> None:
     assert ray.get(second.digest.remote()) == expected
     assert digest(wrapper.load()) == expected
     call_in_tasks(pipeline)
+    share_by_name(pipeline)
     ray.shutdown()
     print(f"ray-zerocopy {ray_zerocopy.__version__}: Python {sys.version.split()[0]}, torch {torch.__version__}, "
           f"ray {ray.__version__}: {mode}")  # fmt: skip

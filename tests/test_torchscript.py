@@ -9,7 +9,7 @@ import io
 import os
 import pickle
 import warnings
-from typing import Dict, List, NamedTuple, Tuple  # noqa: UP035  what TorchScript understands everywhere
+from typing import Dict, List, NamedTuple, Tuple
 
 import pytest
 import ray
@@ -50,7 +50,7 @@ class Net(nn.Module):
         return x + self.several[0].sum() + self.table["a"].sum()
 
     @torch.jit.export
-    def describe(self, parts: Dict[str, torch.Tensor], pair: Tuple[int, str]) -> Tuple[Result, List[str]]:  # noqa: UP006
+    def describe(self, parts: Dict[str, torch.Tensor], pair: Tuple[int, str]) -> Tuple[Result, List[str]]:
         total = torch.zeros(1)
         for value in parts.values():
             total = total + value.sum() * pair[0]
@@ -72,10 +72,10 @@ class Talks(nn.Module):
     def forward(
         self,
         given: Given,
-        pair: Tuple[int, str],  # noqa: UP006
-        table: Dict[str, List[torch.Tensor]],  # noqa: UP006
-    ) -> Tuple[Given, Dict[str, torch.Tensor], List[str], str]:  # noqa: UP006
-        sums: Dict[str, torch.Tensor] = {}  # noqa: UP006
+        pair: Tuple[int, str],
+        table: Dict[str, List[torch.Tensor]],
+    ) -> Tuple[Given, Dict[str, torch.Tensor], List[str], str]:
+        sums: Dict[str, torch.Tensor] = {}
         for name, parts in table.items():
             sums[name + pair[1]] = torch.stack(parts).sum() * pair[0]
         return Given(given.x * 2, given.label + "!"), sums, list(table.keys()), given.label.upper()

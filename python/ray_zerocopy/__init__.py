@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from . import errors
@@ -12,9 +11,10 @@ if TYPE_CHECKING:
     from .jit import JITActorWrapper, JITModelWrapper, JITTaskWrapper
     from .stores.listing import ModelInfo, list_models
     from .stores.node import huge_pages, isolation
+    from .tasks.standin import StandIn
     from .wrappers import ModelWrapper
 
-__version__ = version("ray-zerocopy")
+__version__ = "1.0.0"  # here, not in pyproject.toml: a copied folder has no metadata
 
 __all__ = [
     "JITActorWrapper",
@@ -22,6 +22,7 @@ __all__ = [
     "JITTaskWrapper",
     "ModelInfo",
     "ModelWrapper",
+    "StandIn",
     "__version__",
     "errors",
     "huge_pages",
@@ -37,6 +38,7 @@ _HOMES = {
     "JITTaskWrapper": "jit",
     "ModelInfo": "stores.listing",
     "ModelWrapper": "wrappers",
+    "StandIn": "tasks.standin",
     "huge_pages": "stores.node",
     "isolation": "stores.node",
     "list_models": "stores.listing",

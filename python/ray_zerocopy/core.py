@@ -67,10 +67,10 @@ def _load() -> ModuleType:
         extension = importlib.import_module("ray_zerocopy._gozc")
     except ImportError as cause:
         raise errors.CoreUnavailableError(
-            f"the compiled core ray_zerocopy._gozc cannot be loaded ({cause}). It is built when the package is "
-            "installed, for one version of Python and one kind of processor: run `pip install ray-zerocopy` (or "
-            "`pip install .` in a checkout; a C compiler is needed) with the interpreter that runs this "
-            f"program, {sys.executable}."
+            f"the compiled core ray_zerocopy._gozc cannot be loaded ({cause}). It belongs to one kind of "
+            "processor, and a checkout has it only when built: run `pip install` with the wheel for this machine "
+            "(ray_zerocopy-...-cp38-abi3-....whl), or `pip install .` in a checkout (a C compiler is needed), with the "
+            f"interpreter that runs this program, {sys.executable}."
         ) from cause
     _extension, _pid = extension, os.getpid()
     return extension

@@ -152,7 +152,7 @@ def load(memory: Bytes, carried: list[Any]) -> Any:
     offsets, sizes = rows.T.tolist()
     whole = memoryview(memory)
     data = whole[head_size:]
-    parts = [data[offset : offset + size] for offset, size in zip(offsets, sizes, strict=True)]
+    parts = [data[offset : offset + size] for offset, size in zip(offsets, sizes)]
     return skeleton.load(whole[start : start + length], parts, carried)
 
 
@@ -180,7 +180,7 @@ def _index(
         entries.append(
             {
                 "name": name,
-                "dtype": str(tensor.dtype).removeprefix("torch."),
+                "dtype": str(tensor.dtype).replace("torch.", ""),
                 "shape": list(tensor.shape),
                 "stride": list(tensor.stride()),
                 "segment": -1 if empty else int(places[row]),
@@ -195,5 +195,5 @@ def _fits(tensor: torch.Tensor, length: int) -> bool:
     """Whether all elements lie in the storage: one that was resized away (to 0, for example) holds them no longer."""
     if not tensor.numel():
         return True
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
     return bool((tensor.storage_offset() + last + 1) * tensor.itemsize <= length)

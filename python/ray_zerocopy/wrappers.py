@@ -7,9 +7,9 @@ import asyncio
 import functools
 import pickle
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Mapping, Protocol, TypeVar, overload
 
 import ray
 
@@ -408,7 +408,7 @@ class ModelWrapper(Generic[T]):
 
     async def load_async(self, prefault: bool = False, timeout: float | None = None) -> T:
         """As `load`, in a thread: an event loop, such as that of an async actor, goes on meanwhile."""
-        return await asyncio.to_thread(self.load, prefault, timeout)
+        return await asyncio.get_running_loop().run_in_executor(None, self.load, prefault, timeout)
 
     @property
     def model_refs(self) -> dict[str, ray.ObjectRef[Any]]:
@@ -508,7 +508,7 @@ def _taken_apart(
     model_or_pipeline: Any, mode: Mode, model_attr_names: Sequence[str] | None, method_names: Sequence[str] | None
 ) -> tuple[image.Image, Description]:
     """The image of a model or pipeline, and what is to be said of it."""
-    standalone = isinstance(model_or_pipeline, pipeline.Model)
+    standalone = isinstance(model_or_pipeline, pipeline.MODELS)
     models = pipeline.models(model_or_pipeline, model_attr_names, private=mode == "task")
     _require_methods([model_or_pipeline, *models.values()], method_names or ())
     built = image.build(

@@ -9,8 +9,7 @@ import torch
 from typing_extensions import assert_type
 
 import ray_zerocopy
-from ray_zerocopy import JITActorWrapper, JITModelWrapper, JITTaskWrapper, ModelWrapper, errors
-from ray_zerocopy.tasks.standin import StandIn
+from ray_zerocopy import JITActorWrapper, JITModelWrapper, JITTaskWrapper, ModelWrapper, StandIn, errors
 
 
 class Pipeline:

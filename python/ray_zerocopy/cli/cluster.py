@@ -80,7 +80,7 @@ def connected(address: str | None) -> Iterator[None]:
 
 def _require_listener(address: str) -> None:
     """See at once what Ray would find out in minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.replace("ray://", "", 1).rpartition(":")
     if not host or not port.isdecimal() or "/" in host:
         raise Failed(f"address {address!r} is not HOST:PORT, ray://HOST:PORT or auto")
     try:

@@ -34,7 +34,7 @@ def run(given: argparse.Namespace) -> int:
 def table(models: Sequence[ModelInfo]) -> str:
     """The models as lines of text, one each."""
     rows = [_HEAD, *map(_row, models)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join("  ".join(map(_padded, row, widths, _HEAD)).rstrip() for row in rows)
 
 

@@ -53,7 +53,7 @@ def children(parent: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(parent, types.MethodType):
         yield ".__self__", parent.__self__
     elif isinstance(parent, types.FunctionType):
-        for variable, cell in zip(parent.__code__.co_freevars, parent.__closure__ or (), strict=True):
+        for variable, cell in zip(parent.__code__.co_freevars, parent.__closure__ or ()):
             try:
                 yield f".<{variable}>", cell.cell_contents
             except ValueError:  # the variable has no value yet

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Union
 
 import torch
 
@@ -17,7 +17,8 @@ from .paths import children
 
 STANDALONE = "model"  # what a bare model is called in ``model_refs``
 
-Model = torch.nn.Module | torch.export.ExportedProgram
+Model = Union[torch.nn.Module, torch.export.ExportedProgram]
+MODELS = (torch.nn.Module, torch.export.ExportedProgram)  # for isinstance, which takes no Union before Python 3.10
 
 _LEAVES = (str, bytes, int, float, complex, bool, type(None), torch.Tensor, type)
 _CONTAINERS = (dict, list, tuple, set, frozenset)
@@ -34,7 +35,7 @@ def models(pipeline: Any, chosen: Sequence[str] | None, private: bool) -> dict[s
     Raises:
         NotAModelError: a chosen name is not an attribute of the pipeline.
     """
-    if isinstance(pipeline, Model):
+    if isinstance(pipeline, MODELS):
         return {STANDALONE: pipeline}
     if chosen is not None:
         for name in chosen:
@@ -46,7 +47,7 @@ def models(pipeline: Any, chosen: Sequence[str] | None, private: bool) -> dict[s
         return {name: getattr(pipeline, name) for name in chosen}
     found: dict[str, Any] = {}
     for label, child in children(pipeline):
-        name = label.removeprefix(".")
+        name = _without_dot(label)
         if (private or not name.startswith("_")) and next(named_models(child), None) is not None:
             found[name] = child
     return found
@@ -57,8 +58,8 @@ def named_models(root: Any) -> Iterator[tuple[str, Model]]:
     seen: set[int] = set()
 
     def walk(path: str, part: Any) -> Iterator[tuple[str, Model]]:
-        if isinstance(part, Model):
-            yield path.removeprefix("."), part
+        if isinstance(part, MODELS):
+            yield _without_dot(path), part
         elif id(part) not in seen:
             seen.add(id(part))
             for label, child in children(part):
@@ -68,9 +69,13 @@ def named_models(root: Any) -> Iterator[tuple[str, Model]]:
     yield from walk("", root)
 
 
+def _without_dot(path: str) -> str:
+    return path[1:] if path.startswith(".") else path
+
+
 def is_model(part: Any) -> bool:
     """Whether something is a model, or an object (not a mere container) that holds some."""
-    if isinstance(part, Model):
+    if isinstance(part, MODELS):
         return True
     return not isinstance(part, (*_LEAVES, *_CONTAINERS)) and next(named_models(part), None) is not None
 

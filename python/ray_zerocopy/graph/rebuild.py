@@ -18,7 +18,7 @@ import re
 import sys
 import threading
 from collections import OrderedDict
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from .. import errors
 _C: Any = torch._C  # typed in part
 
 # What the loader puts where a skeleton has left a storage out.
-Item = UntypedStorage | memoryview
+Item = Union[UntypedStorage, memoryview]
 
 
 def _itself(item: Any) -> Any:
@@ -159,7 +159,7 @@ class _Fields:
 
     def fill(self, attributes: dict[str, Any], values: tuple[Any, ...]) -> None:
         """Give a module's dictionary its attributes, in order."""
-        attributes.update(zip(self.names, values))  # noqa: B905  of equal length; this runs for every module
+        attributes.update(zip(self.names, values))
         for name in self.empty:
             attributes[name] = OrderedDict()
 
@@ -204,7 +204,7 @@ def _script_module(archive: np.ndarray[Any, Any], storages: list[UntypedStorage]
         unknown = re.search(r"Unknown (?:builtin op|custom class|type name)[^\w]*([\w:.]+)", str(cause))
         if unknown is None:
             raise
-        library = unknown[1].removeprefix("__torch__.torch.classes.").split(":")[0].split(".")[0]
+        library = unknown[1].replace("__torch__.torch.classes.", "", 1).split(":")[0].split(".")[0]
         raise errors.ClassNotFoundError.unregistered("TorchScript module", unknown[1], library) from cause
     wrapped: torch.jit.ScriptModule = torch.jit._recursive.wrap_cpp_module(module)
     return wrapped

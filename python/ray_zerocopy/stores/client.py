@@ -130,7 +130,7 @@ class Collector:
         self._memory = np.zeros(size, np.uint8)  # what lies between the parts is zero
 
     def add(self, offsets: list[int], views: list[Bytes]) -> None:
-        for offset, view in zip(offsets, views, strict=True):
+        for offset, view in zip(offsets, views):
             self._memory[offset : offset + view.nbytes] = view
 
     def image(self, carried: list[Any]) -> tuple[objects.Outgoing, None]:

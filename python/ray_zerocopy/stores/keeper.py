@@ -328,7 +328,7 @@ async def _made(key: Key, source: Source, about: About) -> tuple[Any, About, Ans
         elif source.repeatable:
             image, report = building.options(**options).remote(source)
         elif _fits_here(about.nbytes):
-            image, found = await asyncio.to_thread(_put_again, source)
+            image, found = await asyncio.get_running_loop().run_in_executor(None, _put_again, source)
             return image, replace(about, **found), None
         else:
             image, report = copying.options(**options).remote(source)

@@ -20,7 +20,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Tuple
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
@@ -33,7 +33,7 @@ _FIRST, _EVERY = 1.0, 10.0
 # seconds; a model of some tensors takes 0.3 ms, one that first has to import its libraries some seconds
 _BOUNDS = [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]
 
-Key = tuple[str, str]  # namespace, name
+Key = Tuple[str, str]  # namespace, name
 
 
 class Loads:
@@ -151,7 +151,7 @@ def _connected() -> bool:
     return not connection.is_client()
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def _of_processes() -> tuple[Counter, Histogram, Gauge]:
     return (
         Counter("zerocopy_loads", "Models and pipelines loaded.", ("namespace", "name")),
@@ -168,7 +168,7 @@ def _of_processes() -> tuple[Counter, Histogram, Gauge]:
     )
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def _of_names() -> tuple[Gauge, Gauge]:
     return (
         Gauge("zerocopy_models", "Versions of a named model.", ("namespace", "name", "state")),

@@ -10,11 +10,12 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Optional
 
 import ray
 from ray import cloudpickle
-from ray.exceptions import ActorDiedError, ObjectLostError, RayError
+from ray import exceptions as ray_exceptions
+from ray.exceptions import ObjectLostError, RayActorError, RayError
 
 from .. import errors
 from ..core import Bytes
@@ -22,7 +23,10 @@ from . import client, connection, keeper, objects, records
 from .keeper import Answer
 from .records import About, Source
 
-Lifetime = Literal["detached"] | None
+# Ray before 2.11 has one error for an actor that died and for one that does not answer.
+_ACTOR_DIED: type[RayError] = getattr(ray_exceptions, "ActorDiedError", RayActorError)
+
+Lifetime = Optional[Literal["detached"]]
 
 DEFAULT_NAMESPACE = "default"
 
@@ -255,7 +259,7 @@ def ask(method: str, *arguments: Any, timeout: float | None = None) -> Any:
             _keepers[number] = keeper.actor()
         try:
             return connection.fetch(getattr(_keepers[number], method).remote(*arguments), timeout)
-        except ActorDiedError:  # killed for good: its name is free for another
+        except _ACTOR_DIED:  # killed for good: its name is free for another
             _keepers.pop(number, None)
             if attempt == 2:
                 raise

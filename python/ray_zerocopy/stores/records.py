@@ -11,7 +11,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Tuple
 
 from ray.experimental import internal_kv
 
@@ -19,7 +19,7 @@ TABLE = b"ray_zerocopy"
 _PREFIX = b"model\0"
 _LEASE = b"version\0"
 
-Key = tuple[str, str]  # namespace, name
+Key = Tuple[str, str]  # namespace, name
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import asyncio
 import functools
 import inspect
 from collections.abc import AsyncGenerator, Iterator
-from typing import Any
+from typing import Any, Tuple
 
 import torch
 
@@ -21,7 +21,7 @@ from . import kept
 
 CALL = "__call__"
 
-Call = tuple[bytes, tuple[str, ...], str, bool]  # key of the image, path of the part, method, fresh
+Call = Tuple[bytes, Tuple[str, ...], str, bool]  # key of the image, path of the part, method, fresh
 
 here = kept.Kept()  # what this process keeps
 connection.before_end(here.clear)  # or it would become private memory, for nobody
@@ -77,7 +77,7 @@ def _driven(items: AsyncGenerator[Any, Any]) -> Iterator[Any]:
     loop = asyncio.new_event_loop()
     try:
         while True:
-            yield loop.run_until_complete(anext(items))
+            yield loop.run_until_complete(items.__anext__())
     except StopAsyncIteration:
         return
     finally:

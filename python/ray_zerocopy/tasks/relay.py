@@ -64,7 +64,7 @@ class Relay:
     async def next(self, stream: int) -> tuple[bool, Any]:
         """Whether there is another item, and the item."""
         try:
-            reference = await anext(self._streams[stream])
+            reference = await self._streams[stream].__anext__()
         except StopAsyncIteration:
             return False, None
         return True, await reference

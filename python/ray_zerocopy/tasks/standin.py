@@ -82,7 +82,7 @@ def interface(part: Any, extra: Iterable[str] = ()) -> Interface:
         if callable(getattr(part, name, None)):
             found.setdefault(name, inspect.getattr_static(cls, name, None))
     sizes = itertools.accumulate(len(name) + 4 for name in found)
-    names = tuple(name for name, size in zip(found, sizes, strict=True) if size < _NAMES_SIZE)
+    names = tuple(name for name, size in zip(found, sizes) if size < _NAMES_SIZE)
     generators = tuple(name for name in names if _yields(_plain(found[name])))
     return Interface(cls.__qualname__, names, generators, found, cls.__doc__)
 
@@ -165,7 +165,7 @@ class Method:
         started: deque[Any] = deque()
         pin = connection.Pin(started)
         try:
-            items = zip(*iterables)  # noqa: B905  as Python's map, which ends with the shortest
+            items = zip(*iterables)
             for item in itertools.chain(items, itertools.repeat(None)):
                 if item is not None:
                     started.append(self.remote(*item))
