@@ -13,7 +13,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 INSTALLED := $(VENV)/installed
 SOURCES := $(shell find gozc -name '*.go' ! -name '*_test.go') go.mod go.sum setup.py pyproject.toml $(wildcard build/*.py)
 
-.PHONY: venv build wheel matrix lint test demo bench bench-quick bench-old bench-huge clean
+.PHONY: venv build wheel matrix lint test demo docs bench bench-quick bench-old bench-huge clean
 
 # The project is installed in place, so this also builds the extension again when its sources have changed.
 venv build: $(INSTALLED)
@@ -46,6 +46,12 @@ test: lint
 
 demo: $(INSTALLED)
 	python examples/demo.py
+
+# The site, into _build/site; needs nothing of ours compiled, and no torch.
+docs:
+	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
+	pip install -q 'mkdocs>=1.6,<2' 'mkdocs-material>=9.5' 'mkdocstrings[python]>=1.0'
+	mkdocs build
 
 # Figures, tables and plots in _build/bench: up to 40 minutes, up to 5. On a machine that does nothing else.
 BENCH := _build/bench
