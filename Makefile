@@ -13,7 +13,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 INSTALLED := $(VENV)/installed
 SOURCES := $(shell find gozc \( -name '*.go' -o -name '*.c' \) ! -name '*_test.go') go.mod go.sum setup.py pyproject.toml $(wildcard build/*.py)
 
-.PHONY: venv build wheels fresh matrix lint test demo bench bench-quick bench-old bench-huge clean
+.PHONY: venv build wheels fresh matrix lint test soak demo docs bench bench-quick bench-old bench-huge clean
 
 # The project is installed in place, so this also builds the extension again when its sources have changed.
 venv build: $(INSTALLED)
@@ -52,8 +52,18 @@ test: lint
 	go test ./...
 	pytest
 
+# What takes too long for every change: processes killed at random while models are published, swapped and loaded.
+soak: $(INSTALLED)
+	PYTHONPATH=tests python tests/programs/named_chaos.py 100
+
 demo: $(INSTALLED)
 	python examples/demo.py
+
+# The site, into _build/site; needs nothing of ours compiled, and no torch.
+docs:
+	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
+	pip install -q 'mkdocs>=1.6,<2' 'mkdocs-material>=9.5' 'mkdocstrings[python]>=1.0'
+	mkdocs build
 
 # Figures, tables and plots in _build/bench: up to 40 minutes, up to 5. On a machine that does nothing else.
 BENCH := _build/bench

@@ -64,7 +64,7 @@ class JITActorWrapper(JITModelWrapper[T]):
 
         Raises:
             TypeError: nothing in the pipeline is a TorchScript module.
-            others as `ModelWrapper.from_model`.
+            Exception: what else `ModelWrapper.from_model` raises.
         """
         made = JITModelWrapper.from_model(pipeline_or_script_module, "actor", model_attr_names, **naming)
         self.__dict__.update(made.__dict__)

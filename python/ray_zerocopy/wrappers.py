@@ -238,7 +238,7 @@ class ModelWrapper(Generic[T]):
             A `ray_zerocopy.tasks.standin.StandIn`, which says more about ``remote``, ``options`` and ``map``.
 
         Raises:
-            as `from_model`.
+            Exception: what `from_model` raises.
         """
         wrapper = cls.from_model(
             model_or_pipeline,
