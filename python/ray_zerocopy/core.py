@@ -238,14 +238,15 @@ class Mapping:
         return int(_call("Map", address, length, raylet, mode, ctypes.addressof(self._words)))
 
     def detach(self) -> None:
-        """Make what is mapped this process's own, whatever is written to the store from then on.
+        """Make what is mapped, if anything, this process's own, whatever is written to the store from then on.
 
         Takes as much private memory as the mapping is long. Other threads may use it meanwhile.
 
         Raises:
             MappingError: the system refused it, or has not enough memory; the bytes may still be the store's.
         """
-        _call("Detach", ctypes.addressof(self._words), self._mode)
+        if self._words[1]:
+            _call("Detach", ctypes.addressof(self._words), self._mode)
 
 
 _mappings: dict[int, weakref.ref[Mapping]] = {}

@@ -25,7 +25,7 @@ from .core import Bytes
 from .graph import skeleton
 
 _HEADER = struct.Struct("<8sIIQQQQQQQQI44x")
-_F = TypeVar("_F", bound=Callable[..., Any])
+_F = TypeVar("_F", bound="Callable[..., Any]")  # quoted: not to be subscripted before Python 3.9
 _TABLES = _HEADER.size  # the segment table starts here, the block table follows
 _ROW = 16
 
