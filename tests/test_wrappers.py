@@ -72,7 +72,7 @@ def test_a_wrapper_is_not_callable_and_its_repr_says_what_it_holds(cluster):
 def test_the_public_names():
     later = {"JITActorWrapper", "JITModelWrapper", "JITTaskWrapper"}
     listing = {"ModelInfo", "list_models"}
-    here = {"ModelWrapper", "__version__", "errors", "huge_pages", "isolation"}
+    here = {"ModelWrapper", "StandIn", "__version__", "errors", "huge_pages", "isolation"}
     assert set(ray_zerocopy.__all__) == here | listing | later
     for name in ray_zerocopy.__all__:
         assert hasattr(ray_zerocopy, name)

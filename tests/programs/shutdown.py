@@ -159,16 +159,16 @@ def a_failure_keeps_the_connection(connect) -> None:
     connect()
     wrapper = ModelWrapper.from_model(Pair(1.0))
     loaded = wrapper.load()
-    detach = core.detach
+    detach = core.Mapping.detach
 
-    def fail(address: int) -> None:
+    def fail(mapping: core.Mapping) -> None:
         raise errors.MappingError("no memory")
 
-    core.detach = fail
+    core.Mapping.detach = fail
     with contextlib.suppress(errors.MappingError):
         ray.shutdown()
         raise AssertionError("no error")
-    core.detach = detach
+    core.Mapping.detach = detach
     assert ray.is_initialized()
     assert is_full_of(wrapper.load(), 1.0)
     ray.shutdown()
@@ -182,16 +182,16 @@ def what_nobody_holds_is_not_copied(connect) -> None:
     held, count = standin.first.weight, 0  # a tensor of what is kept here
     other = ModelWrapper.for_tasks(Pair(2.0))
     assert other.label == 2.0  # keeps a pipeline, and nobody else holds it
-    detach = core.detach
+    detach = core.Mapping.detach
 
-    def counted(address: int) -> None:
+    def counted(mapping: core.Mapping) -> None:
         nonlocal count
         count += 1
-        detach(address)
+        detach(mapping)
 
-    core.detach = counted
+    core.Mapping.detach = counted
     ray.shutdown()
-    core.detach = detach
+    core.Mapping.detach = detach
     assert count == 1, count
     assert bool((held == 1.0).all())
 
