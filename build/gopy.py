@@ -35,7 +35,7 @@ class BuildGo(build_ext):
         except toolchain.Missing as missing:
             raise PlatformError(str(missing)) from None
         copy_module(module)
-        library.unlink() if library.exists() else None
+        library.unlink(missing_ok=True)
         write_python(module / "python")
         env["GOFLAGS"] = f"{os.environ.get('GOFLAGS', '')} -buildvcs=false -trimpath"
         gopy = ["gopy", "build", f"-vm={module / 'python'}", "-output=out", "-name=gozc"]

@@ -32,48 +32,41 @@ func openPath(path string, flags int) (int, error) {
 
 // readAll reads a file of /proc.
 func readAll(path string) ([]byte, error) {
-	descriptor, err := openPath(path, unix.O_RDONLY)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(descriptor)
 	var all []byte
-	buffer := make([]byte, 64<<10)
-	for {
-		n, err := unix.Read(descriptor, buffer)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read %s: %w", path, err)
-		}
-		if n == 0 {
-			return all, nil
-		}
-		all = append(all, buffer[:n]...)
-	}
+	err := inPieces(path, unix.O_RDONLY, unix.Read, func(piece []byte) {
+		all = append(all, piece...)
+	})
+	return all, err
 }
 
 // namesIn returns the entries of a folder, without itself and the one above.
 func namesIn(folder string) ([]string, error) {
-	descriptor, err := openPath(folder, unix.O_RDONLY|unix.O_DIRECTORY)
+	var names []string
+	err := inPieces(folder, unix.O_RDONLY|unix.O_DIRECTORY, unix.ReadDirent, func(piece []byte) {
+		_, _, names = unix.ParseDirent(piece, -1, names)
+	})
+	return names, err
+}
+
+// inPieces opens a path, and hands over what read gives for it until that is nothing.
+func inPieces(path string, flags int, read func(int, []byte) (int, error), take func([]byte)) error {
+	descriptor, err := openPath(path, flags)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer unix.Close(descriptor)
-	var names []string
-	buffer := make([]byte, 16<<10)
+	buffer := make([]byte, 64<<10)
 	for {
-		n, err := unix.ReadDirent(descriptor, buffer)
+		n, err := read(descriptor, buffer)
 		if err == unix.EINTR {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read %s: %w", folder, err)
+			return fmt.Errorf("read %s: %w", path, err)
 		}
 		if n == 0 {
-			return names, nil
+			return nil
 		}
-		_, _, names = unix.ParseDirent(buffer[:n], -1, names)
+		take(buffer[:n])
 	}
 }
