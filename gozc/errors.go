@@ -8,6 +8,7 @@ import (
 
 	"ray-zerocopy/gozc/image"
 	"ray-zerocopy/gozc/layout"
+	"ray-zerocopy/gozc/pickle"
 	"ray-zerocopy/gozc/shm"
 )
 
@@ -23,6 +24,7 @@ var codes = []struct {
 	{image.ErrByteOrder, "foreign"},
 	{image.ErrVersion, "version"},
 	{image.ErrDamaged, "damaged"},
+	{pickle.ErrDamaged, "damaged"},
 	{image.ErrInput, "argument"},
 	{layout.ErrBlock, "argument"},
 	{errArgument, "argument"},

@@ -9,11 +9,14 @@ package gozc
 import (
 	"fmt"
 	"math"
+	"syscall"
 	"time"
 
+	"ray-zerocopy/gozc/failpoint"
 	"ray-zerocopy/gozc/image"
 	"ray-zerocopy/gozc/layout"
 	_ "ray-zerocopy/gozc/limit" // nothing global changes
+	"ray-zerocopy/gozc/pickle"
 	"ray-zerocopy/gozc/shm"
 	_ "ray-zerocopy/gozc/stack" // a cheap first call
 )
@@ -103,11 +106,11 @@ func EncodeHead(
 	if err != nil {
 		return 0, err
 	}
-	pickle, err := viewBytes("skeleton", skeleton, skeletonSize)
+	skeletonBytes, err := viewBytes("skeleton", skeleton, skeletonSize)
 	if err != nil {
 		return 0, err
 	}
-	return size, image.EncodeHead(buffer, segmentTable, placeBlocks(list, offsetRows), pickle, []byte(index))
+	return size, image.EncodeHead(buffer, segmentTable, placeBlocks(list, offsetRows), skeletonBytes, []byte(index))
 }
 
 // CheckHead checks the head of an image: length bytes at head, which begin with the image, of imageSize bytes
@@ -141,6 +144,18 @@ func Index(head, length int64) (index string, err error) {
 		return "", err
 	}
 	return string(checked.Index), nil
+}
+
+// CheckPickle walks through the length bytes of a pickle at address, and returns how many out-of-band buffers it asks
+// for.
+func CheckPickle(address, length int64) (buffers int64, err error) {
+	defer recovered(&err)
+	bytes, err := viewBytes("pickle", address, length)
+	if err != nil {
+		return 0, err
+	}
+	count, err := pickle.Check(bytes)
+	return int64(count), err
 }
 
 // Map maps length bytes of shared memory at address again, in mode 1 copy-on-write or 2 read-only, and returns
@@ -186,6 +201,14 @@ func Prefault(address, length int64) (filled int64, err error) {
 		return 0, err
 	}
 	return length, shm.Prefault(address, length)
+}
+
+// Failpoint has the call with this number (from 1; 0: every call) at a named place ("": at any) fail with an error
+// number of the system (code: C has a macro errno), for tests; a code of 0 ends that. It returns how many calls have passed since the
+// last time.
+func Failpoint(place string, number, code int64) (passed int64, err error) {
+	defer recovered(&err)
+	return failpoint.Set(place, number, syscall.Errno(code)), nil
 }
 
 // Panic panics with text. It exists so that a test can see what becomes of a panic in Python.

@@ -12,6 +12,7 @@ import (
 	"ray-zerocopy/gozc/image"
 	"ray-zerocopy/gozc/layout"
 	"ray-zerocopy/gozc/mem"
+	"ray-zerocopy/gozc/pickle"
 	"ray-zerocopy/gozc/shm"
 )
 
@@ -148,6 +149,8 @@ func TestImpossibleNumbersAreArgumentErrors(t *testing.T) {
 		"CheckHead negative":      call(CheckHead(at, -1, 1)),
 		"CheckHead image":         call(CheckHead(at, 800, -1)),
 		"CheckHead end of memory": call(CheckHead(math.MaxInt64, 1, 1)),
+		"CheckPickle null":        call(CheckPickle(0, 1)),
+		"CheckPickle negative":    call(CheckPickle(at, -1)),
 		"Map null":                call(Map(0, 1, 0, 1, at)),
 		"Map nothing":             call(Map(at, 0, 0, 1, at)),
 		"Map overflow":            call(Map(math.MaxInt64, math.MaxInt64, 0, 1, at)),
@@ -184,7 +187,7 @@ func TestSleepAndVersion(t *testing.T) {
 
 func TestEverySentinelHasItsCode(t *testing.T) {
 	for sentinel, code := range map[error]string{
-		image.ErrForeign: "foreign", image.ErrByteOrder: "foreign", image.ErrVersion: "version", image.ErrDamaged: "damaged",
+		image.ErrForeign: "foreign", image.ErrByteOrder: "foreign", image.ErrVersion: "version", image.ErrDamaged: "damaged", pickle.ErrDamaged: "damaged",
 		image.ErrInput: "argument", layout.ErrBlock: "argument", errArgument: "argument", shm.ErrMode: "argument",
 		shm.ErrPrivate: "private", shm.ErrScarce: "scarce", shm.ErrNoFile: "nofile", shm.ErrUnsupported: "unsupported",
 		errors.New("other"): "system",

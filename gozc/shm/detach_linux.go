@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ray-zerocopy/gozc/failpoint"
 	"ray-zerocopy/gozc/mem"
 )
 
@@ -26,7 +27,7 @@ func (m Mapping) Detach() error {
 // ownPages makes every page of a copy-on-write mapping this process's own, as a write to it would.
 func ownPages(address, length int64) error {
 	return inChunks("detach", address, address+length, func(from, size int64) error {
-		err := unix.Madvise(mem.Bytes(from, size), unix.MADV_POPULATE_WRITE)
+		err := madvise(mem.Bytes(from, size), unix.MADV_POPULATE_WRITE)
 		if err == unix.EINVAL { // before Linux 5.14
 			return rewrite(from, size)
 		}
@@ -51,7 +52,11 @@ func rewrite(address, length int64) error {
 // replaceByCopy puts a read-only copy in the place of a mapping. Who reads it meanwhile finds the same bytes before,
 // during and after that.
 func replaceByCopy(address, length int64) error {
-	copied, err := unix.Mmap(-1, 0, int(length), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	var copied []byte
+	err := failpoint.At("mmap")
+	if err == nil {
+		copied, err = unix.Mmap(-1, 0, int(length), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	}
 	if err != nil {
 		return fmt.Errorf("detach %d bytes at %#x: %w", length, address, err)
 	}
@@ -72,13 +77,10 @@ func moveCopy(copied []byte, address, length int64) error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Mprotect(copied, unix.PROT_READ); err != nil {
+	if err := mprotect(copied, unix.PROT_READ); err != nil {
 		return err
 	}
 	const flags = unix.MREMAP_MAYMOVE | unix.MREMAP_FIXED
-	_, _, errno := unix.Syscall6(unix.SYS_MREMAP, uintptr(at), uintptr(length), uintptr(length), flags, uintptr(address), 0)
-	if errno != 0 {
-		return errno
-	}
-	return nil
+	_, err = mremap(at, length, length, flags, address)
+	return err
 }

@@ -10,6 +10,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"ray-zerocopy/gozc/mem"
 )
 
 // found holds the path in /proc at which a file was opened the last time. The path can stand for another file
@@ -100,15 +102,29 @@ func searchFolder(folder string, want File) (int, string, error) {
 		return 0, "", err
 	}
 	err = fmt.Errorf("%s: none of %d descriptors", folder, len(names))
+	var others []string
 	for _, name := range names {
 		path := folder + "/" + name
 		var stat unix.Stat_t
-		if unix.Stat(path, &stat) != nil || fileOf(&stat) != want {
+		if unix.Stat(path, &stat) != nil || stat.Mode&unix.S_IFMT != unix.S_IFREG {
+			continue
+		}
+		if statAs(&stat) != want {
+			others = append(others, path)
 			continue
 		}
 		var descriptor int
 		if descriptor, err = openSame(path, want); err == nil {
 			return descriptor, path, nil
+		}
+	}
+	for _, path := range others { // a raylet has a few
+		descriptor, failed := openSame(path, want)
+		if failed == nil {
+			return descriptor, path, nil
+		}
+		if errors.Is(failed, ErrScarce) {
+			err = failed
 		}
 	}
 	return 0, "", err
@@ -120,20 +136,43 @@ func openSame(path string, want File) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	var stat unix.Stat_t
-	if err := unix.Fstat(descriptor, &stat); err != nil {
-		unix.Close(descriptor)
-		return 0, fmt.Errorf("fstat %s: %w", path, err)
+	got, err := fstatAs(descriptor)
+	if err == nil && got != want {
+		got, err = mappedAs(descriptor)
 	}
-	if got := fileOf(&stat); got != want {
-		unix.Close(descriptor)
-		return 0, fmt.Errorf("%s: device %#x, inode %d", path, got.Device, got.Inode)
+	if err == nil && got == want {
+		return descriptor, nil
 	}
-	return descriptor, nil
+	unix.Close(descriptor)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", path, err)
+	}
+	return 0, fmt.Errorf("%s: device %#x, inode %d", path, got.Device, got.Inode)
 }
 
-func fileOf(stat *unix.Stat_t) File {
+// fstatAs gives what stat says of an open file.
+func fstatAs(descriptor int) (File, error) {
+	var stat unix.Stat_t
+	if err := fstat(descriptor, &stat); err != nil {
+		return File{}, fmt.Errorf("fstat: %w", scarce(err))
+	}
+	return statAs(&stat), nil
+}
+
+var statAs = func(stat *unix.Stat_t) File { // a test has it name another device
 	return File{Device: uint64(stat.Dev), Inode: stat.Ino}
+}
+
+// mappedAs gives what the list of mappings says of an open file. On btrfs, and on overlayfs before Linux 6.8, that is
+// another device, or inode, than what stat says.
+func mappedAs(descriptor int) (File, error) {
+	mapped, err := unix.Mmap(descriptor, 0, 1, unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return File{}, fmt.Errorf("map a page: %w", scarce(err))
+	}
+	defer unix.Munmap(mapped)
+	region, err := Locate(mem.Address(mapped), 1)
+	return region.File, err
 }
 
 func descriptors(pid int) string {

@@ -57,7 +57,7 @@ func inChunks(what string, start, end int64, do func(address, length int64) erro
 
 func populate(address, length int64) error {
 	memory := mem.Bytes(address, length)
-	err := unix.Madvise(memory, unix.MADV_POPULATE_READ)
+	err := madvise(memory, unix.MADV_POPULATE_READ)
 	if err == unix.EINVAL { // before Linux 5.14
 		touch(memory)
 		return nil

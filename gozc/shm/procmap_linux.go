@@ -59,8 +59,8 @@ func queryMaps(address int64) (Region, error) {
 	var pin runtime.Pinner // the system writes to it
 	pin.Pin(&query[0])
 	defer pin.Unpin()
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(maps), procmapQuery, uintptr(mem.Address(query))); errno != 0 {
-		return Region{}, errno
+	if err := ioctl(maps, procmapQuery, uintptr(mem.Address(query))); err != nil {
+		return Region{}, err
 	}
 	return Region{
 		Start:  int64(native.Uint64(query[24:])),

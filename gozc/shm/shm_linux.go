@@ -8,6 +8,8 @@ import (
 	"github.com/edsrzf/mmap-go"
 	"golang.org/x/sys/unix"
 
+	"ray-zerocopy/gozc/failpoint"
+	"ray-zerocopy/gozc/fault"
 	"ray-zerocopy/gozc/mem"
 )
 
@@ -60,7 +62,10 @@ func mapPrivate(region Region, start, end int64, raylet int) (int64, error) {
 	file := os.NewFile(uintptr(descriptor), path)
 	defer file.Close()
 	offset := region.Offset + start - region.Start
-	mapped, err := mmap.MapRegion(file, int(end-start), mmap.COPY, 0, offset)
+	mapped, err := mmap.MMap(nil), failpoint.At("mmap")
+	if err == nil {
+		mapped, err = mmap.MapRegion(file, int(end-start), mmap.COPY, 0, offset)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("map %d bytes at %d of %s: %w", end-start, offset, path, scarce(err))
 	}
@@ -69,16 +74,17 @@ func mapPrivate(region Region, start, end int64, raylet int) (int64, error) {
 
 // mapReadOnly duplicates the mapping: mremap with an old size of 0 does that for shared ones, without the file.
 func mapReadOnly(start, end int64) (int64, error) {
-	size := uintptr(end - start)
-	base, _, errno := unix.Syscall6(unix.SYS_MREMAP, uintptr(start), 0, size, unix.MREMAP_MAYMOVE, 0, 0)
-	if errno != 0 {
-		return 0, fmt.Errorf("duplicate the mapping of %d bytes at %#x: %w", size, start, scarce(errno))
+	size := end - start
+	base, err := mremap(start, 0, size, unix.MREMAP_MAYMOVE, 0)
+	if err != nil {
+		return 0, fmt.Errorf("duplicate the mapping of %d bytes at %#x: %w", size, start, scarce(err))
 	}
-	if err := unix.Mprotect(mem.Bytes(int64(base), end-start), unix.PROT_READ); err != nil {
+	if err := mprotect(mem.Bytes(base, size), unix.PROT_READ); err != nil {
 		err = fmt.Errorf("protect %d bytes at %#x: %w", size, base, scarce(err))
-		return 0, errors.Join(err, unmap(int64(base), end-start))
+		return 0, errors.Join(err, unmap(base, size))
 	}
-	return int64(base), nil
+	fault.Explain(base, size)
+	return base, nil
 }
 
 // pages rounds a range to whole pages.

@@ -219,7 +219,7 @@ func TestBothWaysToLocateAgree(t *testing.T) {
 	if err := unix.Fstat(int(s.file.Fd()), &stat); err != nil {
 		t.Fatal(err)
 	}
-	want := Region{mem.Address(part), mem.Address(part) + int64(3*page), int64(2 * page), fileOf(&stat), true}
+	want := Region{mem.Address(part), mem.Address(part) + int64(3*page), int64(2 * page), statAs(&stat), true}
 	if parsed != want {
 		t.Errorf("parsed  %+v\nwant    %+v", parsed, want)
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"ray-zerocopy/gozc/failpoint"
 )
 
 // scarce marks an error of the system that says that this process has used up something.
@@ -19,7 +21,10 @@ func scarce(err error) error {
 
 func openPath(path string, flags int) (int, error) {
 	for {
-		descriptor, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
+		descriptor, err := 0, failpoint.At("open")
+		if err == nil {
+			descriptor, err = unix.Open(path, flags|unix.O_CLOEXEC, 0)
+		}
 		if err == unix.EINTR {
 			continue
 		}
@@ -57,7 +62,10 @@ func inPieces(path string, flags int, read func(int, []byte) (int, error), take 
 	defer unix.Close(descriptor)
 	buffer := make([]byte, 64<<10)
 	for {
-		n, err := read(descriptor, buffer)
+		n, err := 0, failpoint.At("read")
+		if err == nil {
+			n, err = read(descriptor, buffer)
+		}
 		if err == unix.EINTR {
 			continue
 		}
@@ -69,4 +77,50 @@ func inPieces(path string, flags int, read func(int, []byte) (int, error), take 
 		}
 		take(buffer[:n])
 	}
+}
+
+// The calls below are the system's own, each with the place where a test can have it fail.
+
+func fstat(descriptor int, stat *unix.Stat_t) error {
+	if err := failpoint.At("fstat"); err != nil {
+		return err
+	}
+	return unix.Fstat(descriptor, stat)
+}
+
+func ioctl(descriptor int, request, argument uintptr) error {
+	if err := failpoint.At("ioctl"); err != nil {
+		return err
+	}
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(descriptor), request, argument); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// mremap takes an address and old and new size, and where to move it with MREMAP_FIXED.
+func mremap(address, size, resized int64, flags int, to int64) (int64, error) {
+	if err := failpoint.At("mremap"); err != nil {
+		return 0, err
+	}
+	moved, _, errno := unix.Syscall6(unix.SYS_MREMAP,
+		uintptr(address), uintptr(size), uintptr(resized), uintptr(flags), uintptr(to), 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int64(moved), nil
+}
+
+func mprotect(memory []byte, protection int) error {
+	if err := failpoint.At("mprotect"); err != nil {
+		return err
+	}
+	return unix.Mprotect(memory, protection)
+}
+
+func madvise(memory []byte, advice int) error {
+	if err := failpoint.At("madvise"); err != nil {
+		return err
+	}
+	return unix.Madvise(memory, advice)
 }

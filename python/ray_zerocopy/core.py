@@ -194,6 +194,18 @@ def index(head: int, length: int) -> str:
     return str(_call("Index", head, length))
 
 
+def check_pickle(address: int, length: int) -> int:
+    """Walk through ``length`` bytes of a pickle, without unpickling: no number in it lies about its length.
+
+    Returns:
+        How many out-of-band buffers it asks for.
+
+    Raises:
+        DamagedImageError: it is no pickle of protocol 5.
+    """
+    return int(_call("CheckPickle", address, length))
+
+
 _munmap = ctypes.CDLL(None).munmap
 _munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.py_object]  # the last one is for the weak reference
 
@@ -209,7 +221,7 @@ class Mapping:
 
     def __init__(self) -> None:
         self._words = (ctypes.c_int64 * 2)()  # address and length
-        self._mode = 0
+        self.mode = 0  # COPY_ON_WRITE or READ_ONLY, once something is mapped
         base, length = ctypes.c_void_p.from_buffer(self._words), ctypes.c_size_t.from_buffer(self._words, 8)
         for key, reference in list(_mappings.items()):
             if reference() is None:
@@ -234,8 +246,12 @@ class Mapping:
             Scarce: this process has no descriptor or memory left.
             MappingError: the store's file cannot be found or opened, or the system refused the mapping.
         """
-        self._mode = mode
+        self.mode = mode
         return int(_call("Map", address, length, raylet, mode, ctypes.addressof(self._words)))
+
+    def holds(self, address: int) -> bool:
+        """Whether an address lies in what is mapped."""
+        return 0 <= address - self._words[0] < self._words[1]
 
     def detach(self) -> None:
         """Make what is mapped, if anything, this process's own, whatever is written to the store from then on.
@@ -246,7 +262,7 @@ class Mapping:
             MappingError: the system refused it, or has not enough memory; the bytes may still be the store's.
         """
         if self._words[1]:
-            _call("Detach", ctypes.addressof(self._words), self._mode)
+            _call("Detach", ctypes.addressof(self._words), self.mode)
 
 
 _mappings: dict[int, weakref.ref[Mapping]] = {}
@@ -256,6 +272,18 @@ _numbers = itertools.count()
 def mappings() -> list[Mapping]:
     """Those that are still referred to."""
     return [mapping for reference in list(_mappings.values()) if (mapping := reference()) is not None]
+
+
+def failpoint(place: str = "", number: int = 0, errno: int = 0) -> int:
+    """Have system calls of the Go core fail, for tests: the one with this number (from 1; 0: each) at a place ("": at
+    any) with this error number, or, with an error number of 0, none any more.
+
+    Places are named after their system calls: open, read, fstat, ioctl, mmap, mremap, mprotect, madvise.
+
+    Returns:
+        How many calls have come by since the last time.
+    """
+    return int(_call("Failpoint", place, number, errno))
 
 
 def prefault(address: int, length: int) -> None:
