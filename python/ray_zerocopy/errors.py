@@ -169,6 +169,10 @@ class IsolationError(RayZeroCopyError, RuntimeError):
     """The isolation asked for by ``RAY_ZEROCOPY_ISOLATION`` is unknown, or this machine cannot give it."""
 
 
+class IsolationWarning(UserWarning):
+    """This machine does not give copy-on-write mappings: loaded weights are read-only or copies in this process."""
+
+
 # --- named models --------------------------------------------------------------------------------
 
 
@@ -220,6 +224,10 @@ class TaskStateError(RayZeroCopyError, AttributeError):
 
 class UnpicklableArgumentError(RayZeroCopyError, TypeError):
     """An argument of a call cannot be sent to another process."""
+
+
+class NoFreeCpuWarning(UserWarning):
+    """A call of a stand-in has waited for long, and actors hold the CPUs that it needs."""
 
 
 class SettingError(RayZeroCopyError, ValueError):

@@ -40,6 +40,7 @@ class Image:
         size: length in bytes once the parts lie one after the other, each at a multiple of 64.
         owners: what keeps the memory behind ``parts`` alive.
         tensors: number of tensors in the index.
+        blocks: number of blocks of memory: of storages, arrays and other buffers.
     """
 
     parts: list[Bytes]
@@ -47,6 +48,7 @@ class Image:
     size: int
     owners: list[Any]
     tensors: int
+    blocks: int
 
 
 _paused = False
@@ -131,16 +133,17 @@ def build(root: Any, name: str, named: Iterable[tuple[str, torch.Tensor, bool]])
             core.pack(core.address(blocks), count, core.address(offsets), offset, core.address(packed), length)
             views.append(packed)
     end = int(segments[-1, 1] + segments[-1, 2]) if len(segments) else 0
-    return Image(views, parts.carried, size + end, parts.owners, len(entries))
+    return Image(views, parts.carried, size + end, parts.owners, len(entries), count)
 
 
 @_collector_paused
-def load(memory: Bytes, carried: list[Any]) -> Any:
+def load(memory: Bytes, carried: list[Any], copied: int = 0) -> Any:
     """Rebuild the object of an image over its memory, which stays alive as long as a tensor of the object does.
 
     Args:
-        memory: the whole image, writable.
+        memory: the whole image.
         carried: what travelled beside it.
+        copied: blocks of up to so many bytes are copied, and the others are used where they lie.
 
     Raises:
         ForeignImageError, ImageVersionError, DamagedImageError: the bytes are not a sound image.
@@ -153,6 +156,8 @@ def load(memory: Bytes, carried: list[Any]) -> Any:
     whole = memoryview(memory)
     data = whole[head_size:]
     parts = [data[offset : offset + size] for offset, size in zip(offsets, sizes)]
+    if copied:
+        parts = [memoryview(bytearray(part)) if len(part) <= copied else part for part in parts]
     return skeleton.load(whole[start : start + length], parts, carried)
 
 

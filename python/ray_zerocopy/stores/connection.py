@@ -98,6 +98,17 @@ def in_task() -> bool:
     return in_worker() and ray.get_runtime_context().get_actor_id() is None
 
 
+def state_accessor() -> Any:
+    """What Ray's own `ray.nodes` and the like ask."""
+    from ray._private.state import state
+
+    if hasattr(state, "_connect_and_get_accessor"):
+        return state._connect_and_get_accessor()
+    other: Any = state  # before ray 2.60
+    other._check_connected()
+    return other.global_state_accessor
+
+
 # --- which connection is it, and when does it end? ---------------------------------------------------
 
 # Job and object ids repeat when a process connects again, so connections are counted here.
@@ -235,32 +246,52 @@ class Claim(Pin):
 # --- waiting for objects -----------------------------------------------------------------------------
 
 
-def fetch(reference: ray.ObjectRef[Any] | list[ray.ObjectRef[Any]], timeout: float | None = None) -> Any:
+_PATIENCE = 10.0, 60.0  # seconds of waiting until somebody is told, the first time and then
+
+
+def fetch(
+    reference: ray.ObjectRef[Any] | list[ray.ObjectRef[Any]],
+    timeout: float | None = None,
+    late: Callable[[float], None] | None = None,
+) -> Any:
     """`ray.get`, without its warning about event loops in an async actor.
 
     Args:
         reference: of the object, or a list.
         timeout: seconds to wait; None: without end.
+        late: called now and then while it takes long, with the seconds waited.
 
     Raises:
         LoadTimeoutError: the time is over.
         Exception: as `ray.get`.
     """
-    try:
-        if not _in_async_actor():
-            return ray.get(reference, timeout=timeout)
-        if isinstance(reference, list):
-            futures = [each.future() for each in reference]
-            _, late = concurrent.futures.wait(futures, timeout)
-            if late:
-                raise concurrent.futures.TimeoutError
-            return [each.result() for each in futures]
-        # 0.1 ms more than ray.get, and thus not for all
-        return reference.future().result(timeout)
-    except (GetTimeoutError, concurrent.futures.TimeoutError) as cause:
-        if timeout is None or isinstance(cause, ray.exceptions.RayTaskError):
-            raise  # of the task whose result was asked for
-        raise errors.LoadTimeoutError(timeout) from cause
+    waited, step = 0.0, _PATIENCE[0] if late else float("inf")
+    while True:
+        left = step if timeout is None else min(step, timeout - waited)
+        try:
+            return _got(reference, None if left == float("inf") else left)
+        except (GetTimeoutError, concurrent.futures.TimeoutError) as cause:
+            if left == float("inf") or isinstance(cause, ray.exceptions.RayTaskError):
+                raise  # of the task whose result was asked for
+            waited += left
+            if timeout is not None and waited >= timeout:
+                raise errors.LoadTimeoutError(timeout) from cause
+        if late:
+            late(waited)
+        step = _PATIENCE[1]
+
+
+def _got(reference: ray.ObjectRef[Any] | list[ray.ObjectRef[Any]], timeout: float | None) -> Any:
+    if not _in_async_actor():
+        return ray.get(reference, timeout=timeout)
+    if isinstance(reference, list):
+        futures = [each.future() for each in reference]
+        _, late = concurrent.futures.wait(futures, timeout)
+        if late:
+            raise concurrent.futures.TimeoutError
+        return [each.result() for each in futures]
+    # 0.1 ms more than ray.get, and thus not for all
+    return reference.future().result(timeout)
 
 
 def _in_async_actor() -> bool:

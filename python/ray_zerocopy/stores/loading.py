@@ -13,7 +13,7 @@ from .objects import Reference
 
 
 def load(place: Reference | Name, timeout: float | None = None) -> tuple[Any, Bytes]:
-    """Rebuild a model or pipeline over the memory of its image, which is this process's own to write to.
+    """Rebuild a model or pipeline over the memory of its image, where no other process sees a write.
 
     The object stays pinned in the store, and the mapping stays, as long as the memory or anything made of it lives. It
     keeps its bytes when this process disconnects from Ray.
@@ -46,7 +46,7 @@ def loaded(incoming: Any, key: tuple[str, str] = ("", ""), number: int | None = 
         number: that of the connection in which Ray gave it; None: this one.
     """
     start = time.perf_counter()
-    memory, carried = objects.received(incoming, connection.number() if number is None else number)
-    whole = image.load(memory, carried)
+    memory, isolation, carried = objects.received(incoming, connection.number() if number is None else number)
+    whole = image.load(memory, carried, copied=objects.SMALL if isolation == "read-only" else 0)
     metrics.loaded(key, time.perf_counter() - start, memory)
     return whole, memory

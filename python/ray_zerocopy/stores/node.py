@@ -13,19 +13,27 @@ from ..settings import Isolation
 from . import objects
 
 
-def isolation() -> Isolation:
+def isolation(loaded: Any = None) -> Isolation:
     """How this process is kept from writing into the weights of others.
+
+    Args:
+        loaded: a model or pipeline that was loaded here: how that one is. None: how the next one will be.
 
     Returns:
         ``"copy-on-write"``: loaded weights are writable, and a written page becomes this process's own.
         ``"read-only"``: the machine does not let the store's memory be mapped a second time (or
-        ``RAY_ZEROCOPY_ISOLATION=read-only`` asks for it): a write to loaded weights ends this process.
-        ``"copy"``: not Linux: every load copies.
+        ``RAY_ZEROCOPY_ISOLATION=read-only`` asks for it): a write to loaded weights ends this process. Tensors of at
+        most 65,536 bytes are copies, and writable.
+        ``"copy"``: all of it is this process's own memory: not Linux, a machine that refuses read-only mappings too, or
+        a model of less than some 100 KB, which Ray keeps outside of shared memory.
 
     Raises:
+        TypeError: ``loaded`` holds no model.
         RayNotInitializedError, RayClientError: this process has no store, which is asked.
         IsolationError: ``RAY_ZEROCOPY_ISOLATION`` is unknown or cannot be had.
     """
+    if loaded is not None:
+        return _isolation_of(loaded)
     objects.require_store("Asking for the isolation mode")
     probe = np.zeros(1 << 20, np.uint8)  # large enough to get into shared memory
     incoming: Any = ray.get(ray.put(objects.Outgoing([probe], [], probe.nbytes)))
@@ -34,6 +42,24 @@ def isolation() -> Isolation:
         return objects.map_again(core.Mapping(), start, probe.nbytes)[1]
     except (core.Unsupported, core.NotShared):
         return "copy"
+
+
+def _isolation_of(loaded: Any) -> Isolation:
+    from ..graph import pipeline  # with torch
+
+    if next(pipeline.named_models(loaded), None) is None:
+        raise TypeError(
+            f"a {type(loaded).__qualname__} holds no model: isolation() takes what ModelWrapper.load() gave, or nothing"
+        )
+    modes: set[int] = set()
+    mappings = core.mappings()
+    for _, tensor, _ in pipeline.named_tensors(loaded):
+        with contextlib.suppress(NotImplementedError, RuntimeError):  # a tensor without a storage
+            address = tensor.untyped_storage().data_ptr()
+            modes.update(mapping.mode for mapping in mappings if mapping.holds(address))
+    if core.READ_ONLY in modes:
+        return "read-only"
+    return "copy-on-write" if core.COPY_ON_WRITE in modes else "copy"
 
 
 def huge_pages() -> bool:

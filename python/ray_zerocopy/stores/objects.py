@@ -14,8 +14,10 @@ of an error).
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import pickle
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,6 +61,11 @@ def outgoing(parts: list[Bytes], carried: list[Any], size: int, owner: Any = Non
 
 
 _LOADING = "Loading a model"
+_log = logging.getLogger("ray_zerocopy")
+
+# Bytes up to which what a model holds is copied where its memory is read-only: what a forward writes to is smaller as a
+# rule (counters, running means, positions).
+SMALL = 64 << 10
 
 
 class Reference(connection.Claim):
@@ -66,7 +73,7 @@ class Reference(connection.Claim):
 
     @property
     def key(self) -> bytes:
-        """What processes keep a loaded pipeline under, and the entry in the table that says whether it is in use."""
+        """What processes keep a loaded pipeline under, and ask by whether it is in use."""
         key: bytes = self._held.binary()
         return key
 
@@ -89,7 +96,7 @@ class Reference(connection.Claim):
         """
         self.require(_LOADING)
         try:
-            return connection.fetch(self._held, timeout)
+            return connection.fetch(self._held, timeout, still_waiting)
         except (ObjectLostError, ReferenceCountingAssertionError) as cause:
             raise lost(cause) from cause
 
@@ -102,6 +109,15 @@ class Reference(connection.Claim):
 
     def __hash__(self) -> int:
         return hash(self.key)
+
+
+def still_waiting(seconds: float) -> None:
+    """Say in the log that an image has not come yet."""
+    _log.warning(
+        f"still waiting, after {seconds:.0f} s, for a model's image to come to this node. The node that has it may be "
+        f"busy or lost; or it was spilled to disk, and this node's store has no room for it while the objects "
+        "in it are held: `ray memory` shows by whom. load(timeout=...) ends the waiting."
+    )
 
 
 def require_store(action: str) -> None:
@@ -121,8 +137,8 @@ def lost(cause: Exception) -> errors.ImageLostError:
     )
 
 
-def received(incoming: Any, number: int) -> tuple[Bytes, list[Any]]:
-    """An image's memory, this process's own to write to, and what was carried with it.
+def received(incoming: Any, number: int) -> tuple[Bytes, settings.Isolation, list[Any]]:
+    """An image's memory, how it is kept apart from that of others, and what was carried with it.
 
     Args:
         incoming: what Ray gave for the image's reference.
@@ -138,7 +154,7 @@ def received(incoming: Any, number: int) -> tuple[Bytes, list[Any]]:
             f"the object in the store is a {type(incoming).__qualname__}, not an image of ray-zerocopy"
         )
     with connection.during(number, _LOADING):
-        return _own(incoming), incoming.carried
+        return *_own(incoming), incoming.carried
 
 
 # --- in the store ------------------------------------------------------------------------------------
@@ -184,15 +200,18 @@ def address_of(buffer: Any) -> int:
     return core.address(np.frombuffer(buffer, np.uint8))
 
 
-def _own(incoming: _Incoming) -> Bytes:
-    """The image in this process's own memory: the store's pages mapped once more, or a copy of them."""
+def _own(incoming: _Incoming) -> tuple[Bytes, settings.Isolation]:
+    """The image in memory that nobody else sees what is written to: the store's pages mapped once more, or a copy."""
     first, last = incoming.buffers[0], incoming.buffers[-1]
     start = address_of(first)
     if address_of(last) + memoryview(last).nbytes == start + incoming.size:  # Ray Client gives bytearrays
         mapping = _PinnedMapping(first)
         with contextlib.suppress(core.NotShared, core.Unsupported):
-            address, _ = map_again(mapping, start, incoming.size)
-            return core.view(address, incoming.size, mapping)
+            address, isolation, refused = map_again(mapping, start, incoming.size)
+            if refused is not None:
+                _warn_of(isolation, refused)
+            if isolation != "copy":
+                return core.view(address, incoming.size, mapping), isolation
     # A small object never was in shared memory, and what this process holds of it is shared between its own gets.
     copy = np.empty(incoming.size, np.uint8)
     end = 0
@@ -201,7 +220,7 @@ def _own(incoming: _Incoming) -> Bytes:
         offset = -(-end // 64) * 64
         end = offset + part.nbytes
         copy[offset:end] = part
-    return copy
+    return copy, "copy"
 
 
 class _PinnedMapping(core.Mapping):
@@ -224,27 +243,65 @@ def _detach_all() -> None:
         mapping.detach()
 
 
-def map_again(mapping: core.Mapping, start: int, size: int) -> tuple[int, settings.Isolation]:
-    """Map copy-on-write, or read-only where the machine refuses that and nothing else was asked for.
+def map_again(
+    mapping: core.Mapping, start: int, size: int
+) -> tuple[int, settings.Isolation, errors.MappingError | None]:
+    """Map copy-on-write, or read-only where the machine refuses that, or not at all where it refuses both.
+
+    Returns:
+        The address (0: not mapped), the isolation, and why it is not copy-on-write, if that was not asked for.
 
     Raises:
         IsolationError: what was asked for cannot be had.
-        MappingError: neither can be had; or this process has no descriptor or memory left for one now, which is no
-            reason to do without it for as long as the model lives.
+        MappingError: this process has no descriptor or memory left for a mapping now, which is no reason to do without
+            one for as long as the model lives.
+        NotShared, Unsupported: as `core.Mapping.map`.
     """
     raylet = int(os.environ.get("RAY_RAYLET_PID", 0))
     asked = settings.isolation()
+    refused = None
     if asked != "read-only":
         try:
-            return mapping.map(start, size, raylet, core.COPY_ON_WRITE), "copy-on-write"
+            return mapping.map(start, size, raylet, core.COPY_ON_WRITE), "copy-on-write", None
         except core.Scarce:
             raise
         except errors.MappingError as cause:
-            if asked:
-                raise errors.IsolationError(
-                    f"{settings.ISOLATION}={asked} cannot be had in this process: {cause}"
-                ) from cause
-    return mapping.map(start, size, raylet, core.READ_ONLY), "read-only"
+            refused = _unless_asked(asked, cause)
+    try:
+        return mapping.map(start, size, raylet, core.READ_ONLY), "read-only", refused
+    except core.Scarce:
+        raise
+    except errors.MappingError as cause:
+        return 0, "copy", _unless_asked(asked, cause)
+
+
+def _unless_asked(asked: str, cause: errors.MappingError) -> errors.MappingError:
+    if asked:
+        raise errors.IsolationError(f"{settings.ISOLATION}={asked} cannot be had in this process: {cause}") from cause
+    return cause
+
+
+_warned: set[str] = set()
+
+
+def _warn_of(isolation: settings.Isolation, refused: errors.MappingError) -> None:
+    """Once in a process."""
+    if isolation not in _warned:
+        _warned.add(isolation)
+        what = {
+            "read-only": "can only be read, and a write to them ends this process (all but the small ones, up to "
+            f"{SMALL:,} bytes, which are copies)",
+            "copy": "are copies, and take this process's own memory",
+        }[isolation]
+        warnings.warn(
+            f"the weights of models that are loaded in this process {what}: this machine does not let the object "
+            f"store's memory be mapped copy-on-write ({refused}). For that, this process must run as the same user and "
+            "in the same PID namespace as the raylet, with /proc mounted and not hidden. To be content with read-only "
+            f"weights, set {settings.ISOLATION}=read-only; to have an error instead, {settings.ISOLATION}="
+            "copy-on-write.",
+            errors.IsolationWarning,
+            stacklevel=2,
+        )
 
 
 # --- sizes -------------------------------------------------------------------------------------------
