@@ -6,7 +6,7 @@ Each is read when it is used, so that ``os.environ`` and Ray's ``runtime_env`` c
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from . import errors
 
@@ -30,19 +30,31 @@ def isolation() -> str:
     return asked
 
 
-def kept_models() -> int:
-    """How many pipelines a worker keeps for calls."""
-    return _number("RAY_ZEROCOPY_KEPT_MODELS", 8)
+class Kept(NamedTuple):
+    """What bounds the pipelines that a worker keeps for calls.
+
+    Attributes:
+        models: their number.
+        nbytes: private memory that the worker may have taken since it loaded the first one.
+        seconds: since the last call.
+    """
+
+    models: int
+    nbytes: int
+    seconds: int
 
 
-def kept_bytes() -> int:
-    """Private memory, in bytes, that a worker may have taken since it loaded the first pipeline that it keeps."""
-    return _number("RAY_ZEROCOPY_KEPT_BYTES", 2 << 30)
+def kept() -> Kept:
+    """The bounds of what a worker keeps.
 
-
-def kept_seconds() -> int:
-    """Seconds for which a worker keeps a pipeline that is not called."""
-    return _number("RAY_ZEROCOPY_KEPT_SECONDS", 300)
+    Raises:
+        SettingError: one of the variables is not a number.
+    """
+    return Kept(
+        _number("RAY_ZEROCOPY_KEPT_MODELS", 8),
+        _number("RAY_ZEROCOPY_KEPT_BYTES", 2 << 30),
+        _number("RAY_ZEROCOPY_KEPT_SECONDS", 300),
+    )
 
 
 def _number(variable: str, default: int) -> int:

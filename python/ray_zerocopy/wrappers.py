@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import pickle
 import warnings
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from .stores import connection, loading, named, objects
 from .stores.named import Lifetime, Name
 from .stores.objects import Reference
 from .stores.records import About
-from .tasks import calls, kept, standin
+from .tasks import calls, leases, standin
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -48,7 +49,7 @@ class Outline:
     class_name: str
     nbytes: int
     interface: standin.Interface | None = None
-    lease: kept.Lease | None = field(default=None, compare=False, repr=False)
+    lease: leases.Lease | None = field(default=None, compare=False, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Outline, (self.image, self.class_name, self.nbytes, self.interface)
@@ -123,17 +124,18 @@ class ModelWrapper(Generic[T]):
     def __init__(
         self,
         skeleton: Outline,
-        model_info: ModelInfo,
+        model_info: ModelInfo | None = None,
         is_standalone_module: bool = False,
         mode: Mode = "actor",
     ) -> None:
         """See `from_model`, which makes wrappers, and `deserialize`, which takes these very arguments."""
-        _require_mode(mode)
-        if not isinstance(skeleton, Outline):
+        if not isinstance(skeleton, Outline) or model_info is None:
             raise TypeError(
-                f"skeleton must be what ModelWrapper.serialize() gave, not a {type(skeleton).__qualname__}; "
-                "use ModelWrapper.from_model to wrap a model"
+                f"use {type(self).__name__}.from_model(model) to wrap a model, and {type(self).__name__}.deserialize("
+                f"**serialized) to undo serialize(): the constructor takes what serialize() gave, not a "
+                f"{type(skeleton).__qualname__}"
             )
+        _require_mode(mode)
         self._skeleton = skeleton
         self._models = {name: info[1] if isinstance(info, tuple) else None for name, info in model_info.items()}
         self._is_standalone_module = is_standalone_module
@@ -469,7 +471,7 @@ class ModelWrapper(Generic[T]):
         lease = interface = None
         if mode == "task":
             interface = description.interface
-            lease = kept.Lease(image.key) if isinstance(image, Reference) else None
+            lease = leases.Lease(image.key) if isinstance(image, Reference) else None
         models = {name: None if methods is None else (None, methods) for name, methods in description.models.items()}
         outline = Outline(image, description.class_name, nbytes, interface, lease)
         return _restored(cls, outline, models, description.standalone, mode)
@@ -514,6 +516,8 @@ def _taken_apart(
     built = image.build(
         model_or_pipeline, "model" if standalone else "pipeline", pipeline.named_tensors(model_or_pipeline)
     )
+    if not (built.blocks or models or built.carried) and next(pipeline.named_models(model_or_pipeline), None) is None:
+        raise TypeError(_nothing_in(model_or_pipeline))
     chosen = method_names or (calls.CALL,)
     description = Description(
         type(model_or_pipeline).__qualname__,
@@ -526,6 +530,16 @@ def _taken_apart(
         mode,
     )
     return built, description
+
+
+def _nothing_in(given: Any) -> str:
+    """What to say of something that holds nothing to be shared."""
+    path = isinstance(given, (str, bytes, os.PathLike))
+    return (
+        f"this {type(given).__qualname__} holds no model, no tensor and no array, so there is nothing to share: wrap "
+        "an nn.Module, a TorchScript module, an ExportedProgram, or an object that holds some"
+        + (". A path is not loaded: load the model from it first, and wrap what you get" if path else "")
+    )
 
 
 def _about(built: image.Image, description: Description) -> About:

@@ -28,10 +28,10 @@ import ray
 from ray import cloudpickle
 from ray.exceptions import RayError
 
-from . import connection, metrics, records
+from . import connection, endings, metrics, records
 from .records import About, Key, Source, Version
 
-NAME, NAMESPACE = "keeper", "ray_zerocopy"  # of the actor, in Ray's terms
+NAME = "keeper"  # of the actor, in `endings.NAMESPACE`
 
 HEAD = {"node:__internal_head__": 0.001}
 
@@ -113,6 +113,7 @@ class Keeper:
         self._repairs: dict[str, asyncio.Future[Answer]] = {}  # and for an image that was lost, by token
         self._sweeping: asyncio.Task[None] | None = None
         self._metrics = metrics.Names()
+        self._endings = endings.Endings(lambda key: key not in self._keys())
         for key, version in records.restored():
             version.reason = "the keeper's process, which owned it, has ended"
             self._models[key] = version
@@ -212,7 +213,16 @@ class Keeper:
             for key, version in sorted(rows, key=lambda row: row[1].made)
         ]
 
+    async def ended(self, key: bytes) -> bool:
+        """See `endings.Endings.wait`."""
+        return await self._endings.wait(key)
+
     # --- inside ---
+
+    def _keys(self) -> set[bytes]:
+        """Of all versions that can be loaded."""
+        versions = (*self._models.values(), *self._before.values())
+        return {endings.VERSION + version.token.encode() for version in versions}
 
     def _show(self) -> None:
         """Say in Ray's metrics what there is."""
@@ -264,7 +274,7 @@ class Keeper:
     def _retire(self, key: Key, version: Version) -> None:
         self._drop_before(key)
         if version.image is None:
-            records.end_lease(version.token)
+            self._endings.tell()
             return
         self._before[key] = version
 
@@ -277,13 +287,13 @@ class Keeper:
     def _drop_before(self, key: Key) -> None:
         version = self._before.pop(key, None)
         if version is not None:
-            records.end_lease(version.token)
+            self._endings.tell()
             self._show()
 
     def _forget(self, key: Key) -> None:
-        version = self._models.pop(key)
+        del self._models[key]
         records.delete(key)
-        records.end_lease(version.token)
+        self._endings.tell()
         self._drop_before(key)
         self._show()
 
@@ -383,27 +393,20 @@ def _ended(bound: str) -> bool:
     if all(each["NodeID"] != node or not each["Alive"] for each in ray.nodes()):
         return True  # of which the workers' table does not hear
     table: Any = gcs_pb2
-    data = _accessor(state.state).get_worker_info(ray.WorkerID(bytes.fromhex(worker)))
+    data = connection.state_accessor().get_worker_info(ray.WorkerID(bytes.fromhex(worker)))
     return data is None or not table.WorkerTableData.FromString(data).is_alive
-
-
-def _accessor(state: Any) -> Any:
-    if hasattr(state, "_connect_and_get_accessor"):
-        return state._connect_and_get_accessor()
-    state._check_connected()  # before ray 2.60
-    return state.global_state_accessor
 
 
 _OPTIONS: dict[str, Any] = {
     "name": NAME,
-    "namespace": NAMESPACE,
+    "namespace": endings.NAMESPACE,
     "lifetime": "detached",
     "get_if_exists": True,
     "num_cpus": 0,
     "resources": HEAD,
     "max_restarts": -1,
     "max_task_retries": -1,
-    "max_concurrency": 1000,
+    "max_concurrency": endings.CALLS,
     # which no other process has: else it may be given one that has run a task, and imported torch
     "runtime_env": {"env_vars": {"RAY_ZEROCOPY_KEEPER": "1"}},
 }

@@ -19,7 +19,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayError
 
 from .. import errors
 from ..core import Bytes
-from . import client, connection, keeper, objects, records
+from . import client, connection, endings, keeper, objects, records
 from .keeper import Answer
 from .records import About, Source
 
@@ -47,8 +47,8 @@ class Name:
 
     @property
     def key(self) -> bytes:
-        """What processes keep a loaded pipeline under, and the entry in the table that says whether it is in use."""
-        return records.lease(self.token)
+        """What processes keep a loaded pipeline under, and ask by whether it is in use."""
+        return endings.VERSION + self.token.encode()
 
     def require(self, action: str) -> None:
         """Connect to Ray if need be; a name is good in every connection to its cluster.
@@ -88,7 +88,7 @@ class Name:
             left = None if end is None else max(0.0, end - time.monotonic())
             reference = self.reference(left)
             try:
-                return connection.fetch(reference, left)
+                return connection.fetch(reference, left, objects.still_waiting)
             except ObjectLostError as cause:
                 reason = f"{type(cause).__name__}: the node that held it, or the process that owned it, has ended"
                 ask("lose", (self.namespace, self.name), self.token, reference.hex(), reason)

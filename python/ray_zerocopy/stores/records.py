@@ -1,7 +1,6 @@
 """What is known of named images, and the table in which it outlives the keeper.
 
-The table is Ray's internal key-value store, which lives as long as the cluster: one entry a name, and one a version
-that can be loaded (its *lease*), for workers that keep what they have loaded from it.
+The table is Ray's internal key-value store, which lives as long as the cluster: one entry a name.
 
 Relied upon, tried with ray 2.60: `ray.experimental.internal_kv`. tests/test_named.py fails when it goes.
 """
@@ -17,7 +16,6 @@ from ray.experimental import internal_kv
 
 TABLE = b"ray_zerocopy"
 _PREFIX = b"model\0"
-_LEASE = b"version\0"
 
 Key = Tuple[str, str]  # namespace, name
 
@@ -106,7 +104,6 @@ def put(key: Key, version: Version) -> None:
     """Write what must be known of a version again after a restart; its image is not among it."""
     fields = {**version.__dict__, "about": version.about.__dict__, "image": None}
     fields["source"] = version.source and {**version.source.__dict__, "references": []}
-    internal_kv._internal_kv_put(lease(version.token), b"", namespace=TABLE)
     internal_kv._internal_kv_put(_row(key), pickle.dumps(fields), namespace=TABLE)
 
 
@@ -115,33 +112,19 @@ def delete(key: Key) -> None:
     internal_kv._internal_kv_del(_row(key), namespace=TABLE)
 
 
-def lease(token: str) -> bytes:
-    """What stands in the table as long as a version can be loaded, for workers that keep what they loaded from it."""
-    return _LEASE + token.encode()
-
-
-def end_lease(token: str) -> None:
-    """Say that a version can be loaded no more."""
-    internal_kv._internal_kv_del(lease(token), namespace=TABLE)
-
-
 def any_names() -> bool:
     """Whether any model has a name, as the table says: it can be asked without a keeper."""
     return bool(internal_kv._internal_kv_list(_PREFIX, namespace=TABLE))
 
 
 def restored() -> Iterator[tuple[Key, Version]]:
-    """All that was put and not deleted, without images; and end the leases of versions that are not among it."""
-    ended = set(internal_kv._internal_kv_list(_LEASE, namespace=TABLE))
+    """All that was put and not deleted, without images."""
     for row in internal_kv._internal_kv_list(_PREFIX, namespace=TABLE):
         data = internal_kv._internal_kv_get(row, namespace=TABLE)
         if data is None:
             continue
         fields = pickle.loads(data)
-        ended.discard(lease(fields["token"]))
         fields["about"] = About(**fields["about"])
         fields["source"] = fields["source"] and Source(**fields["source"])
         namespace, name = row[len(_PREFIX) :].decode().split("\0")
         yield (namespace, name), Version(**fields)
-    for row in ended:
-        internal_kv._internal_kv_del(row, namespace=TABLE)

@@ -30,7 +30,7 @@ from ..graph import pipeline
 from ..stores import connection, loading, objects
 from ..stores.named import Name
 from ..stores.objects import Reference
-from . import calls, kept, relay
+from . import calls, congestion, leases, relay
 from .calls import CALL, Call
 
 # What nn.Module itself offers and only reads: done in the caller's process, over the shared weights.
@@ -191,11 +191,14 @@ class Method:
             return (self._result(reference) for reference in started)
         self._target.image.require(f"Waiting for {self.__qualname__}")
         try:
-            return None if started is None else connection.fetch(started)
+            return None if started is None else connection.fetch(started, late=self._late)
         except ObjectLostError as cause:
             if cause.object_ref_hex == self._target.image.key.hex():
                 raise objects.lost(cause) from cause
             raise
+
+    def _late(self, seconds: float) -> None:
+        congestion.warn_if_stuck(self.__qualname__, self._target.options.get("num_cpus", 1), seconds)
 
     @property
     def _call(self) -> Call:
@@ -237,7 +240,7 @@ class _Target:
     path: tuple[str, ...] = ()
     fresh: bool = False
     options: dict[str, Any] = field(default_factory=dict)
-    lease: kept.Lease | None = None
+    lease: leases.Lease | None = None
     tasks: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -413,7 +416,7 @@ class _Offer:
         return instance._method(self._name, self._function)
 
 
-def stand_in(base: type[StandIn], place: Reference | Name, described: Interface, lease: kept.Lease | None) -> Any:
+def stand_in(base: type[StandIn], place: Reference | Name, described: Interface, lease: leases.Lease | None) -> Any:
     """A stand-in for the object in an image.
 
     Args:
