@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
+import time
 
 import pytest
 import ray
@@ -13,7 +14,7 @@ from ray._private import worker as ray_worker
 
 from helpers import run_script
 from ray_zerocopy import errors
-from ray_zerocopy.stores import connection
+from ray_zerocopy.stores import connection, objects
 
 
 @pytest.mark.parametrize("how", ["starts", "starts_for_tasks", "starts_for_torchscript"])
@@ -83,3 +84,27 @@ def test_a_timeout_of_the_task_is_not_ours(cluster):
     with pytest.raises(TimeoutError, match="of the task itself") as caught:
         connection.fetch(late.remote(), timeout=60)
     assert not isinstance(caught.value, errors.LoadTimeoutError)
+
+
+@ray.remote(num_cpus=0)
+def slow(seconds: float) -> str:
+    time.sleep(seconds)
+    return "done"
+
+
+def test_who_waits_long_is_told(cluster, monkeypatch, caplog):
+    monkeypatch.setattr(connection, "_PATIENCE", (0.3, 0.5))
+    waited: list[float] = []
+    assert connection.fetch(slow.remote(3), late=waited.append) == "done"
+    assert waited[:2] == [0.3, 0.8]
+    waited.clear()
+    reference = slow.remote(60)
+    with pytest.raises(errors.LoadTimeoutError, match=r"within 0.9 s"):
+        connection.fetch(reference, 0.9, waited.append)
+    assert waited == [0.3, 0.8]
+    with pytest.raises(errors.LoadTimeoutError):
+        objects.Reference(reference).fetch(0.5)
+    (record,) = caplog.records
+    assert record.name == "ray_zerocopy"
+    assert "load(timeout=...)" in record.getMessage()
+    ray.cancel(reference)

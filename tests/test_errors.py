@@ -7,7 +7,9 @@ import functools
 import inspect
 import pickle
 import threading
+from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 import torch
@@ -15,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import zoo
 from helpers import run_script, store_used
-from ray_zerocopy import ModelWrapper, errors
+from ray_zerocopy import JITModelWrapper, ModelWrapper, errors
 from ray_zerocopy.stores.objects import Reference
 
 
@@ -32,6 +34,38 @@ def test_a_store_too_small_is_found_out_before_anything_is_copied(cluster):
         assert part in str(error)
     assert store_used() <= used + (1 << 20)
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+@pytest.mark.parametrize(
+    "nothing", ["model.pt", b"model.pt", Path("model.pt"), 5, None, {}, [1, {"a": "b"}], zoo.Holder(config={"a": 1})]
+)
+def test_what_holds_no_model_is_refused(cluster, nothing):
+    is_path = isinstance(nothing, (str, bytes, Path))
+    for wrap in (ModelWrapper.from_model, ModelWrapper.for_tasks):
+        with pytest.raises(TypeError, match="holds no model, no tensor and no array") as caught:
+            wrap(nothing)
+        assert type(nothing).__qualname__ in str(caught.value)
+        assert ("A path is not loaded" in str(caught.value)) == is_path
+
+
+def test_a_factory_that_gives_no_model_is_refused(cluster):
+    with pytest.raises(TypeError, match="A path is not loaded"):
+        ModelWrapper.from_factory(lambda: "model.pt", num_cpus=0)
+
+
+@pytest.mark.parametrize(
+    "something",
+    [torch.nn.ReLU(), torch.zeros(3), {"w": torch.zeros(3)}, [np.zeros(9)], zoo.Holder(act=[torch.nn.Identity()])],
+)
+def test_what_holds_something_to_share_is_not(cluster, something):
+    assert type(ModelWrapper.from_model(something).load()) is type(something)
+
+
+@pytest.mark.parametrize("cls", [ModelWrapper, JITModelWrapper])
+@pytest.mark.parametrize("arguments", [(), (torch.nn.Linear(2, 2),), (torch.nn.Linear(2, 2), {}, False, "task")])
+def test_the_constructor_says_what_to_use_instead(cls, arguments):
+    with pytest.raises(TypeError, match=rf"{cls.__name__}\.from_model\(model\)" if arguments else "skeleton"):
+        cls(*arguments)
 
 
 def make_nested(leaf):

@@ -18,6 +18,7 @@ import torch
 
 from helpers import run_script, settles
 from ray_zerocopy import JITModelWrapper, JITTaskWrapper, ModelWrapper, errors
+from ray_zerocopy.tasks import calls, leases
 
 
 class Encoder(torch.nn.Module):
@@ -475,6 +476,33 @@ def test_what_is_kept_is_bounded(cluster):
     del alive
 
 
+def test_a_setting_that_is_no_number_is_told_and_ends_nothing(cluster, monkeypatch):
+    wrapped = ModelWrapper.for_tasks(Runner(torch.nn.Linear(1024, 1024)))
+    address = wrapped.models[0].weight.data_ptr()
+    monkeypatch.setenv("RAY_ZEROCOPY_KEPT_SECONDS", "5m")
+    other = ModelWrapper.for_tasks(Runner(torch.nn.Linear(8, 8)))
+    with pytest.raises(errors.SettingError, match=r"RAY_ZEROCOPY_KEPT_SECONDS='5m' is not a number"):
+        _ = other.models
+    del wrapped
+    assert settles(lambda: not is_mapped(os.getpid(), address))
+
+
+def test_whether_an_image_is_in_use_is_asked_once(cluster, monkeypatch):
+    asked = []
+    ending = leases.ending
+    monkeypatch.setattr(leases, "ending", lambda key: asked.append(key) or ending(key))
+    wrapped = ModelWrapper.for_tasks(Runner(torch.nn.Linear(8, 8)))
+    _ = wrapped.models
+    time.sleep(4)
+    assert settles(lambda: asked and calls.here._entries[asked[-1]].ending is not None)
+    count = len(asked)
+    assert count <= 3  # the actor that answers may have to start
+    time.sleep(6)
+    assert len(asked) == count
+    del wrapped
+    assert settles(lambda: asked[-1] not in calls.here._entries)
+
+
 class Ballast:
     """Takes memory of its worker's own."""
 
@@ -498,6 +526,10 @@ def test_two_threads_that_ask_at_once_get_one_object(cluster, pipeline):
     for thread in threads:
         thread.join()
     assert len({id(config) for config in found}) == 1
+
+
+def test_a_call_that_waits_for_a_cpu_that_actors_hold_says_so():
+    run_script("programs/held_cpus.py")
 
 
 # --- errors ------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ torch's errors about what is not registered. `tests/test_roundtrip.py`, `tests/t
 from __future__ import annotations
 
 import io
+import math
 import re
 import sys
 import threading
@@ -39,6 +40,25 @@ def _itself(item: Any) -> Any:
     return item
 
 
+# --- arguments -------------------------------------------------------------------------------------
+#
+# They come from the bytes of an image, and may be anything. Most are left to torch, whose errors say enough; what it
+# would crash over, or allocate by, is checked here.
+
+
+def _damaged(text: str) -> errors.DamagedImageError:
+    return errors.DamagedImageError(f"skeleton: {text}")
+
+
+def _storage(item: Any, shape: tuple[int, ...]) -> UntypedStorage:
+    """The storage for a tensor of a shape."""
+    if type(item) is not UntypedStorage:
+        raise _damaged(f"a tensor over a {type(item).__qualname__}")
+    if not item.nbytes() and 0 not in shape:  # which torch would make larger; all others have the size they have
+        raise _damaged(f"a tensor of shape {shape} over an empty storage")
+    return item
+
+
 # --- tensors and arrays ----------------------------------------------------------------------------
 
 
@@ -48,8 +68,10 @@ def _dense_tensor(item: Item, dtype: torch.dtype, shape: tuple[int, ...], requir
         if len(shape) != 1:
             # to as many elements: sets shape and strides and, unlike view(), leaves no base behind
             tensor.resize_(shape)
+        elif tensor.shape != shape:
+            raise _damaged(f"a tensor of shape {shape} over {len(item)} bytes")
     else:
-        tensor = torch.empty((0,), dtype=dtype).set_(item, 0, shape)  # type: ignore[call-overload]
+        tensor = torch.empty((0,), dtype=dtype).set_(_storage(item, shape), 0, shape)  # type: ignore[call-overload]
     if requires_grad:
         tensor.requires_grad = True
     return tensor
@@ -71,12 +93,14 @@ def _strided_tensor(
     requires_grad: bool,
     hooks: Any,
 ) -> torch.Tensor:
-    tensor = torch.empty((0,), dtype=dtype).set_(storage, offset, shape, stride)
+    tensor = torch.empty((0,), dtype=dtype).set_(_storage(storage, shape), offset, shape, stride)
     if parameter:
         tensor.__class__ = torch.nn.Parameter
     if requires_grad:
         tensor.requires_grad = True
     if hooks:
+        if not isinstance(hooks, dict):
+            raise _damaged(f"a {type(hooks).__qualname__} as a tensor's hooks")
         tensor._backward_hooks = hooks
     return tensor
 
@@ -104,15 +128,17 @@ def _tensor_v3(
 
 
 def _sparse_tensor(layout: torch.layout, data: tuple[Any, ...]) -> torch.Tensor:
-    """As torch's own, which also puts each tensor into a list that keeps it, and all its image, for ever."""
+    """As torch's own, which also puts each tensor into a list that keeps it, and all its image, for ever.
+
+    The indices are checked: torch reads and writes wherever they point to."""
     if layout is torch.sparse_coo:
         indices, values, size, coalesced = data
         return torch.sparse_coo_tensor(
-            indices, values.detach(), size, is_coalesced=coalesced, check_invariants=False, requires_grad=False
+            indices, values.detach(), size, is_coalesced=coalesced, check_invariants=True, requires_grad=False
         )
     compressed, plain, values, size = data
     return torch.sparse_compressed_tensor(
-        compressed, plain, values.detach(), size, layout=layout, check_invariants=False, requires_grad=False
+        compressed, plain, values.detach(), size, layout=layout, check_invariants=True, requires_grad=False
     )
 
 
@@ -130,6 +156,8 @@ def _quantized_tensor(
     hooks: Any,
 ) -> torch.Tensor:
     scheme, scale, zero_point, *axis = quantizer
+    if type(storage) is not TypedStorage or (math.prod(shape) > storage._size() and 0 not in stride):
+        raise _damaged(f"a quantized tensor of shape {shape} over a {type(storage).__qualname__}")
     if scheme == torch.per_tensor_affine:
         tensor = torch._empty_affine_quantized(shape, scale=scale, zero_point=zero_point, dtype=storage.dtype)
     else:
@@ -194,6 +222,8 @@ def _set_parametrized_state(module: torch.nn.Module, state: tuple[dict[str, Any]
 
 
 def _script_module(archive: np.ndarray[Any, Any], storages: list[UntypedStorage]) -> torch.jit.ScriptModule:
+    if not isinstance(archive, np.ndarray) or any(type(storage) is not UntypedStorage for storage in storages):
+        raise _damaged(f"a TorchScript module in a {type(archive).__qualname__}")
     context = _C.DeserializationStorageContext()
     for number, storage in enumerate(storages):
         context.add_storage(f"{number}.storage", torch.empty((0,), dtype=torch.uint8).set_(storage))

@@ -108,18 +108,52 @@ def load(data: memoryview, memory: list[memoryview], carried: list[Any]) -> Any:
             if row not in storages:
                 storages[row] = tensors.storage_over(memory[row])
             items.append(storages[row])
+    pickled = data[start:]
+    asked = core.check_pickle(core.address(np.frombuffer(pickled, np.uint8)), len(pickled))
+    if asked != count:
+        raise errors.DamagedImageError(f"skeleton: a table of {count} references for {asked} buffers")
     try:
-        return pickle.loads(data[start:], buffers=items)
-    except pickle.UnpicklingError as cause:
-        raise errors.DamagedImageError(f"skeleton: {cause}") from cause
-    except (ImportError, AttributeError) as cause:
-        if isinstance(cause, AttributeError) and not str(cause).startswith("Can't get attribute"):
-            raise  # the pipeline's own code, in a __setstate__
+        return pickle.loads(pickled, buffers=items)
+    except (errors.RayZeroCopyError, MemoryError):
+        raise
+    except Exception as cause:
+        missing = isinstance(cause, AttributeError) and str(cause).startswith("Can't get attribute")
+        if not missing and not isinstance(cause, ImportError):
+            if _by_others(cause):
+                raise
+            raise errors.DamagedImageError(
+                f"skeleton: {type(cause).__name__}: {cause}. The bytes are damaged, or a library was another one where "
+                "the model was wrapped"
+            ) from cause
         raise errors.ClassNotFoundError(
             f"a class or function of the pipeline cannot be imported in this process: {cause}. Install its module "
             "where the workers run, or ship it with ray.init(runtime_env={'py_modules': [...]}) or "
             "{'working_dir': ...}; classes defined in the main script always travel with the pipeline."
         ) from cause
+
+
+_OURS = {
+    __name__.partition(".")[0],
+    "torch",
+    "numpy",
+    "ray",
+    "cloudpickle",
+    "copyreg",
+    "collections",
+    "enum",
+    "functools",
+    "",
+}
+
+
+def _by_others(error: Exception) -> bool:
+    """Whether code of the pipeline was at work, in a ``__setstate__`` perhaps, when an error was raised in `load`."""
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] not in _OURS:
+            return True
+        trace = trace.tb_next
+    return False
 
 
 class _Pickler(cloudpickle.Pickler):

@@ -81,6 +81,8 @@ def reduce(tensor: torch.Tensor, slot: Callable[[UntypedStorage, bool], StorageS
     ):
         dense = rebuild._dense_parameter if parameter else rebuild._dense_tensor
         return dense, (slot(storage, True), tensor.dtype, shape, tensor.requires_grad)
+    if tensor.numel() and not storage.nbytes():
+        raise RuntimeError("its storage was resized to nothing, so it has a shape and no values")
     return rebuild._strided_tensor, (
         slot(storage, False),
         tensor.dtype,
