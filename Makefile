@@ -43,6 +43,7 @@ lint: $(INSTALLED)
 	ruff check .
 	ruff format --check .
 	mypy
+	basedpyright
 	python build/licenses.py --check
 	! "$$(go env GOROOT)/bin/gofmt" -l gozc | grep .
 	go vet ./...

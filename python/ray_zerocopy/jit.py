@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from .graph import pipeline
 from .stores.named import Lifetime
 from .tasks import standin
-from .wrappers import ModelWrapper
+from .wrappers import M, Mode, ModelWrapper
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -32,6 +32,21 @@ class JITModelWrapper(ModelWrapper[T]):
     `ModelWrapper` takes TorchScript modules too, alone or beside eager ones; this class is for code that wants to be
     told when there is none: a TypeError.
     """
+
+    if TYPE_CHECKING:  # these give wrappers of this class
+
+        @classmethod
+        def from_model(
+            cls,
+            model_or_pipeline: M,
+            mode: Mode = "actor",
+            model_attr_names: Sequence[str] | None = None,
+            method_names: Sequence[str] | None = None,
+            **naming: Unpack[NamingArguments],
+        ) -> JITModelWrapper[M]: ...
+
+        @classmethod
+        def from_factory(cls, make_model: Callable[..., M], *args: Any, **options: Any) -> JITModelWrapper[M]: ...
 
     @classmethod
     def _require_kind(cls, model_or_pipeline: Any) -> None:

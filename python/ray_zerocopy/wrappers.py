@@ -10,7 +10,7 @@ import pickle
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Literal, Mapping, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Mapping, Protocol, TypeVar, cast, overload
 
 import ray
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 T = TypeVar("T")
+M = TypeVar("M")  # of a class method: pyright does not infer the class's own there
 W = TypeVar("W", bound="ModelWrapper[Any]")
 
 Mode = Literal["actor", "task"]
@@ -145,7 +146,7 @@ class ModelWrapper(Generic[T]):
     @classmethod
     def from_model(
         cls,
-        model_or_pipeline: T,
+        model_or_pipeline: M,
         mode: Mode = "actor",
         model_attr_names: Sequence[str] | None = None,
         method_names: Sequence[str] | None = None,
@@ -155,7 +156,7 @@ class ModelWrapper(Generic[T]):
         namespace: str | None = None,
         get_if_exists: bool = False,
         replace: bool = False,
-    ) -> Self:
+    ) -> ModelWrapper[M]:
         """Put a model or pipeline into the object store.
 
         Ray is started, or connected to, if this process has not done so: by the rule of Ray's own calls
@@ -213,7 +214,7 @@ class ModelWrapper(Generic[T]):
     @classmethod
     def for_tasks(
         cls,
-        model_or_pipeline: T,
+        model_or_pipeline: M,
         method_names: Sequence[str] | None = None,
         *,
         name: str | None = None,
@@ -221,7 +222,7 @@ class ModelWrapper(Generic[T]):
         namespace: str | None = None,
         get_if_exists: bool = False,
         replace: bool = False,
-    ) -> T:
+    ) -> M:
         """Put a model or pipeline into the object store, and call it in Ray tasks.
 
         The result has the methods of what was wrapped, and each call of one runs as a single Ray task on a node that
@@ -257,7 +258,7 @@ class ModelWrapper(Generic[T]):
     @classmethod
     def from_factory(
         cls,
-        make_model: Callable[..., T],
+        make_model: Callable[..., M],
         *args: Any,
         name: str | None = None,
         lifetime: Lifetime = None,
@@ -268,7 +269,7 @@ class ModelWrapper(Generic[T]):
         model_attr_names: Sequence[str] | None = None,
         method_names: Sequence[str] | None = None,
         **options: Any,
-    ) -> Self:
+    ) -> ModelWrapper[M]:
         """Have a task of the cluster make a model and put it into the object store, and wait for it.
 
         The weights never pass through this process. The image comes back by itself, made by another call, when all
@@ -330,7 +331,7 @@ class ModelWrapper(Generic[T]):
         if mode is not None:
             _require_mode(mode)
         found = named.find(named.key(name, namespace), version)
-        wrapper = cls._of_name(*found)
+        wrapper = cast("Self", cls._of_name(*found))
         return wrapper if mode is None else wrapper.in_mode(mode)
 
     delete = _Delete()
@@ -369,7 +370,7 @@ class ModelWrapper(Generic[T]):
         """
         image = self._required_name("latest()")
         found, about = named.find((image.namespace, image.name))
-        return self if found == image else type(self)._of_name(found, about).in_mode(self._mode)
+        return self if found == image else cast("Self", type(self)._of_name(found, about, self._mode))
 
     def in_mode(self, mode: Mode) -> Self:
         """The same named model for `load` in actors (``"actor"``) or for calls in tasks (``"task"``)."""
@@ -377,7 +378,8 @@ class ModelWrapper(Generic[T]):
         if mode == self._mode:
             return self
         image = self._required_name("in_mode()")
-        return type(self)._of_name(*named.find((image.namespace, image.name), image.version), mode=mode)
+        found = named.find((image.namespace, image.name), image.version)
+        return cast("Self", type(self)._of_name(*found, mode=mode))
 
     def load(self, prefault: bool = False, timeout: float | None = None) -> T:
         """Rebuild the model or pipeline in this process, over the one copy of its weights on this node.
@@ -467,7 +469,9 @@ class ModelWrapper(Generic[T]):
         """Raise unless this class wraps such models."""
 
     @classmethod
-    def _described(cls, image: Reference | Name, nbytes: int, description: Description, mode: Mode) -> Self:
+    def _described(
+        cls, image: Reference | Name, nbytes: int, description: Description, mode: Mode
+    ) -> ModelWrapper[Any]:
         lease = interface = None
         if mode == "task":
             interface = description.interface
@@ -477,7 +481,7 @@ class ModelWrapper(Generic[T]):
         return _restored(cls, outline, models, description.standalone, mode)
 
     @classmethod
-    def _of_name(cls, image: Name, about: About, mode: Mode | None = None) -> Self:
+    def _of_name(cls, image: Name, about: About, mode: Mode | None = None) -> ModelWrapper[Any]:
         description: Description = pickle.loads(about.wrapper)
         return cls._described(image, about.nbytes, description, mode or description.mode)
 
@@ -547,8 +551,8 @@ def _about(built: image.Image, description: Description) -> About:
 
 
 def _made_in_task(
-    cls: type[ModelWrapper[T]],
-    make_model: Callable[..., T],
+    cls: type[ModelWrapper[Any]],
+    make_model: Callable[..., Any],
     args: tuple[Any, ...],
     mode: Mode,
     model_attr_names: Sequence[str] | None,
