@@ -58,7 +58,7 @@ soak: $(INSTALLED)
 	PYTHONPATH=tests python tests/programs/named_chaos.py 100
 
 demo: $(INSTALLED)
-	python examples/demo.py
+	python examples/demo.py _build/demo.png
 
 # The site, into _build/site; needs nothing of ours compiled, and no torch.
 docs:

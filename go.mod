@@ -1,4 +1,4 @@
-module ray-zerocopy
+module github.com/ray-zerocopy/ray-zerocopy
 
 go 1.26.0
 

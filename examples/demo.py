@@ -1,6 +1,6 @@
 """Four Ray Data actors encode sentences with one copy of a real model; then, the same beside ray.put(model).
 
-python examples/demo.py
+python examples/demo.py [PNG]     also draws what it has measured (with matplotlib)
 """
 
 from __future__ import annotations
@@ -8,7 +8,9 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import sys
 import time
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -64,8 +66,15 @@ def private_bytes() -> int:
         return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Private_"))
 
 
-def compare(encoder: SentenceEncoder, wrapper: ModelWrapper[SentenceEncoder]) -> None:
-    """Print load time and memory per actor beside ray.put(model)."""
+def compare(
+    encoder: SentenceEncoder, wrapper: ModelWrapper[SentenceEncoder]
+) -> dict[str, tuple[list[float], list[int]]]:
+    """Print load time and memory per actor beside ray.put(model).
+
+    Returns:
+        For each of the two ways, of each actor the seconds of its load and its private bytes.
+    """
+    results = {}
     probe = ["How does a worker read the weights?"]
     expected = encoder.encode(probe)
     weights = sum(p.nbytes for p in encoder.model.parameters())
@@ -79,6 +88,44 @@ def compare(encoder: SentenceEncoder, wrapper: ModelWrapper[SentenceEncoder]) ->
             ray.kill(actor)
         seconds, memory = np.median(measured, axis=0)
         print(f"{way:24} {seconds * 1e3:12.1f} ms {memory / 1e6:23.1f} MB   {'yes' if same else 'NO'}")
+        results[way] = [s for s, _ in measured], [m for _, m in measured]
+    return results
+
+
+def draw(results: dict[str, tuple[list[float], list[int]]], shared: int, file: Path) -> None:
+    """Draw memory against actors, and load times.
+
+    Args:
+        results: what `compare` returns.
+        shared: bytes in the object store, which both ways need once.
+        file: where to.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        print("\nno figures without matplotlib: pip install matplotlib")
+        return
+    matplotlib.use("agg")  # no display is needed
+    from matplotlib import pyplot as plt
+
+    colors = {"ray-zerocopy": "#d1495b", "ray.put(model)": "#8d96a3"}
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    for place, (way, (seconds, private)) in enumerate(results.items()):
+        counts = range(1, len(private) + 1)
+        left.plot(counts, [(shared + sum(private[:n])) / 1e6 for n in counts], "o-", color=colors[way], label=way)
+        milliseconds = float(np.median(seconds)) * 1e3
+        right.barh(-place, milliseconds, color=colors[way], height=0.6)
+        right.text(milliseconds * 1.1, -place, f"{milliseconds:.1f} ms", va="center")
+    left.set(xlabel="actors", ylabel="memory, MB", ylim=(0, None), xticks=list(counts), title="Memory of all actors")
+    left.legend(frameon=False)
+    right.set(xscale="log", xlabel="ms, logarithmic", title="Load in an actor (median)")
+    right.set_yticks([0, -1], list(results))
+    right.set_xlim(1, right.get_xlim()[1] * 3)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=110)
+    print(f"\nThe same as a picture: {file.resolve()}")
 
 
 def main() -> None:
@@ -118,7 +165,9 @@ def main() -> None:
             for best in np.argsort(-scores)[:3]:
                 print(f"    {scores[best]:.2f}  {found[best]}")
 
-        compare(encoder, wrapper)
+        results = compare(encoder, wrapper)
+        if len(sys.argv) > 1:
+            draw(results, wrapper.nbytes, Path(sys.argv[1]))
     finally:
         ray.shutdown()
 

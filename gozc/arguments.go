@@ -3,9 +3,9 @@ package gozc
 import (
 	"fmt"
 
-	"ray-zerocopy/gozc/image"
-	"ray-zerocopy/gozc/layout"
-	"ray-zerocopy/gozc/mem"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/image"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/layout"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/mem"
 )
 
 // maxRows bounds the rows of a table: a reference in a skeleton has 31 bits for one.

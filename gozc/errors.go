@@ -6,10 +6,10 @@ import (
 	"runtime/debug"
 	"strings"
 
-	"ray-zerocopy/gozc/image"
-	"ray-zerocopy/gozc/layout"
-	"ray-zerocopy/gozc/pickle"
-	"ray-zerocopy/gozc/shm"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/image"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/layout"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/pickle"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/shm"
 )
 
 // errArgument is returned when the caller passes a number that cannot be what it stands for.

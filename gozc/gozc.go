@@ -12,13 +12,13 @@ import (
 	"syscall"
 	"time"
 
-	"ray-zerocopy/gozc/failpoint"
-	"ray-zerocopy/gozc/image"
-	"ray-zerocopy/gozc/layout"
-	_ "ray-zerocopy/gozc/limit" // nothing global changes
-	"ray-zerocopy/gozc/pickle"
-	"ray-zerocopy/gozc/shm"
-	_ "ray-zerocopy/gozc/stack" // a cheap first call
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/failpoint"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/image"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/layout"
+	_ "github.com/ray-zerocopy/ray-zerocopy/gozc/limit" // nothing global changes
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/pickle"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/shm"
+	_ "github.com/ray-zerocopy/ray-zerocopy/gozc/stack" // a cheap first call
 )
 
 // FormatVersion returns the version of the image format that is written and read.

@@ -9,11 +9,11 @@ import (
 	"strings"
 	"testing"
 
-	"ray-zerocopy/gozc/image"
-	"ray-zerocopy/gozc/layout"
-	"ray-zerocopy/gozc/mem"
-	"ray-zerocopy/gozc/pickle"
-	"ray-zerocopy/gozc/shm"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/image"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/layout"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/mem"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/pickle"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/shm"
 )
 
 // address pins memory for the time of a test, as Python keeps its own alive.
@@ -171,7 +171,7 @@ func TestImpossibleNumbersAreArgumentErrors(t *testing.T) {
 func TestPanicIsAnErrorThatSaysWhere(t *testing.T) {
 	_, err := Panic("on purpose")
 	wantCode(t, "Panic", "panic", err)
-	if text := err.Error(); !strings.HasPrefix(text, "panic: on purpose\nray-zerocopy/gozc.Panic(") {
+	if text := err.Error(); !strings.HasPrefix(text, "panic: on purpose\ngithub.com/ray-zerocopy/ray-zerocopy/gozc.Panic(") {
 		t.Fatal(text)
 	}
 }

@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ray-zerocopy/gozc/shm"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/shm"
 )
 
 func TestMapThroughAddresses(t *testing.T) {

@@ -3,7 +3,7 @@ package layout
 import (
 	"fmt"
 
-	"ray-zerocopy/gozc/mem"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/mem"
 )
 
 // Pack fills dst, the buffer of the packed segment, with the blocks that lie in it, and with zeros between them.

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"ray-zerocopy/gozc/mem"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/mem"
 )
 
 // materialise writes the data of an image as Ray would: direct segments from their addresses, the packed one

@@ -8,8 +8,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ray-zerocopy/gozc/failpoint"
-	"ray-zerocopy/gozc/mem"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/failpoint"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/mem"
 )
 
 // Detach makes a mapping this process's own: it keeps the bytes that it has, and where it lies, whatever is written

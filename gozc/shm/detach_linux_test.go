@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"ray-zerocopy/gozc/mem"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/mem"
 )
 
 func TestADetachedMappingKeepsItsBytes(t *testing.T) {

@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ray-zerocopy/gozc/failpoint"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/failpoint"
 )
 
 func regions(t *testing.T) int {

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ray-zerocopy/gozc/mem"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/mem"
 )
 
 // found holds the path in /proc at which a file was opened the last time. The path can stand for another file

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ray-zerocopy/gozc/mem"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/mem"
 )
 
 // chunk is what a goroutine works on at a time: a few milliseconds of work, so that starting one does not count, and

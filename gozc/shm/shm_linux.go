@@ -8,9 +8,9 @@ import (
 	"github.com/edsrzf/mmap-go"
 	"golang.org/x/sys/unix"
 
-	"ray-zerocopy/gozc/failpoint"
-	"ray-zerocopy/gozc/fault"
-	"ray-zerocopy/gozc/mem"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/failpoint"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/fault"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/mem"
 )
 
 // Map maps the length bytes at address again.

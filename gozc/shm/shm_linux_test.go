@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ray-zerocopy/gozc/mem"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/mem"
 )
 
 // A store is a shared mapping of a file without a name, as Ray's object store makes it.

@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ray-zerocopy/gozc/failpoint"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/failpoint"
 )
 
 // scarce marks an error of the system that says that this process has used up something.
