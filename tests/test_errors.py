@@ -68,6 +68,29 @@ def test_the_constructor_says_what_to_use_instead(cls, arguments):
         cls(*arguments)
 
 
+WITHOUT_US = """
+import os, sys
+sys.path[:] = [path for path in sys.path if not os.path.exists(os.path.join(path, "ray_zerocopy"))]
+"""
+
+
+def test_a_process_without_this_package_says_how_to_get_it(cluster, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_US)
+    without = {"env_vars": {"PYTHONPATH": str(tmp_path)}}
+
+    @ray.remote(num_cpus=0, runtime_env=without)
+    def receive(_):
+        pass
+
+    model = torch.nn.Linear(200, 200)
+    wrapper, wrapped = ModelWrapper.from_model(model), ModelWrapper.for_tasks(model)
+    for sent in (wrapper, [wrapper], wrapped):
+        with pytest.raises(Exception, match=r"No module named 'ray_zerocopy' in .*python.* on .*'py_modules'"):
+            ray.get(receive.remote(sent))
+    with pytest.raises(errors.PackageMissingError, match=r"No module named 'ray_zerocopy'[^$]*'py_modules'"):
+        wrapped.options(runtime_env=without)(torch.ones(1, 200))
+
+
 def make_nested(leaf):
     inner = zoo.Holder(model=torch.nn.Linear(2, 2), lock=leaf)
     encoder = torch.nn.Sequential(torch.nn.Linear(2, 2))

@@ -226,6 +226,10 @@ class UnpicklableArgumentError(RayZeroCopyError, TypeError):
     """An argument of a call cannot be sent to another process."""
 
 
+class PackageMissingError(RayZeroCopyError, ImportError):
+    """A process that was to run a call does not have this package."""
+
+
 class NoFreeCpuWarning(UserWarning):
     """A call of a stand-in has waited for long, and actors hold the CPUs that it needs."""
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Mapping, Protocol, Type
 import ray
 
 from . import core, errors, image
+from .arrival import Arrival
 from .graph import pipeline
 from .stores import connection, loading, named, objects
 from .stores.named import Lifetime, Name
@@ -452,7 +453,7 @@ class ModelWrapper(Generic[T]):
     def __reduce__(self) -> tuple[Any, ...]:
         # without the documentation taken from the wrapped class, which can be longer than everything else
         models = {name: None if methods is None else (None, methods) for name, methods in self._models.items()}
-        return _restored, (type(self), self._skeleton, models, self._is_standalone_module, self._mode)
+        return _RESTORED, (type(self), self._skeleton, models, self._is_standalone_module, self._mode)
 
     def __repr__(self) -> str:
         names = ", ".join(self._models)
@@ -583,6 +584,9 @@ def _restored(cls: type[W], skeleton: Outline, model_info: ModelInfo, is_standal
     wrapper = cls.__new__(cls)
     ModelWrapper.__init__(wrapper, skeleton, model_info, is_standalone_module, mode)
     return wrapper
+
+
+_RESTORED = Arrival(_restored)
 
 
 def _require_mode(mode: object) -> None:

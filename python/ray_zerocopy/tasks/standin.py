@@ -23,9 +23,10 @@ import ray
 import torch
 import tqdm
 from ray import cloudpickle
-from ray.exceptions import ObjectLostError
+from ray.exceptions import ObjectLostError, RaySystemError
 
-from .. import errors
+from .. import arrival, errors
+from ..arrival import Arrival
 from ..graph import pipeline
 from ..stores import connection, loading, objects
 from ..stores.named import Name
@@ -114,6 +115,7 @@ class Method:
         Raises:
             Exception: what the method raises, with its own type, as Ray's tasks do.
             ImageLostError: the pipeline is no longer in the store.
+            PackageMissingError: the process that was to run the call does not have this package.
             ForkedProcessError, UnpicklableArgumentError: as `remote`.
         """
         return self._result(self.remote(*args, **kwargs))
@@ -195,6 +197,10 @@ class Method:
         except ObjectLostError as cause:
             if cause.object_ref_hex == self._target.image.key.hex():
                 raise objects.lost(cause) from cause
+            raise
+        except RaySystemError as cause:
+            if "No module named 'ray_zerocopy'" in str(cause):
+                raise errors.PackageMissingError(f"{cause}\n{arrival.ADVICE}") from cause
             raise
 
     def _late(self, seconds: float) -> None:
@@ -374,7 +380,7 @@ class StandIn:
         return f"<{'.'.join((self.__target.interface.class_name, *self.__target.path))}, each call a Ray task>"
 
     def __reduce__(self) -> Any:
-        return _made, (type(self).__bases__[0], self.__target)
+        return _MADE, (type(self).__bases__[0], self.__target)
 
     def _method(self, name: str, function: Any) -> Method:
         return Method(self.__target, name, function)
@@ -438,6 +444,9 @@ def _made(base: type[StandIn], target: _Target) -> Any:
         "__module__": base.__module__,
     })  # fmt: skip
     return _aimed(cls, target)
+
+
+_MADE = Arrival(_made)
 
 
 def _aimed(cls: type[StandIn], target: _Target) -> Any:
