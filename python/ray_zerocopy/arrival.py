@@ -10,9 +10,9 @@ from typing import Any
 
 ADVICE = (
     "Each process that loads or calls a model needs the package ray-zerocopy: install its wheel on every node, or "
-    "bring it with the job, ray.init(runtime_env={'pip': ['/path/to/ray_zerocopy-....whl']}) or runtime_env={'py_modules': "
-    "[ray_zerocopy]} (docs/clusters.md). Not by its name alone: until this version is published, that brings an older "
-    "package."
+    "bring it with the job, by ray.init(runtime_env={'pip': ['/path/to/ray_zerocopy-....whl']}) or "
+    "runtime_env={'py_modules': [ray_zerocopy]} (docs/clusters.md). Not by its name alone: until this version is "
+    "published, that brings an older package."
 )
 
 # An expression, evaluated where the pickle is loaded: of functions, pickle carries only the names.
