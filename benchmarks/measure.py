@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -56,8 +57,9 @@ def available() -> int:
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
 
 
-def calm(limit: float = 20) -> None:
-    """Wait until nearly nothing runs on this machine; Ray starts workers ahead for some time, and they import.
+def calm() -> None:
+    """Wait, for ``BENCH_CALM_SECONDS`` (20) at most, until nearly nothing runs on this machine; Ray starts workers
+    ahead for some time, and they import.
 
     Whoever was measured first would pay for it.
     """
@@ -67,7 +69,7 @@ def calm(limit: float = 20) -> None:
             used = [int(number) for number in next(lines).split()[1:9]]
         return used[3] + used[4], sum(used)  # idle and waiting for a disk; all
 
-    end = time.monotonic() + limit
+    end = time.monotonic() + float(os.environ.get("BENCH_CALM_SECONDS", "20"))
     quiet = False
     while not quiet and time.monotonic() < end:
         idle, total = ticks()

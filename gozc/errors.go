@@ -24,6 +24,7 @@ var codes = []struct {
 	{image.ErrByteOrder, "foreign"},
 	{image.ErrVersion, "version"},
 	{image.ErrDamaged, "damaged"},
+	{image.ErrNoSums, "version"},
 	{pickle.ErrDamaged, "damaged"},
 	{image.ErrInput, "argument"},
 	{layout.ErrBlock, "argument"},

@@ -17,6 +17,7 @@ import (
 	"github.com/ray-zerocopy/ray-zerocopy/gozc/layout"
 	_ "github.com/ray-zerocopy/ray-zerocopy/gozc/limit" // nothing global changes
 	"github.com/ray-zerocopy/ray-zerocopy/gozc/pickle"
+	_ "github.com/ray-zerocopy/ray-zerocopy/gozc/poller" // no timer ends the process
 	"github.com/ray-zerocopy/ray-zerocopy/gozc/shm"
 	_ "github.com/ray-zerocopy/ray-zerocopy/gozc/stack" // a cheap first call
 )
@@ -77,15 +78,20 @@ func Pack(blocks, count, offsets, segmentOffset, dst, length int64) (packed int6
 	return length, layout.Pack(list, offsetRows, segmentOffset, buffer)
 }
 
-// HeadSize returns the length of the head of an image with so many segments and blocks and a skeleton and an
-// index of so many bytes.
-func HeadSize(segments, blocks, skeleton, index int64) (size int64, err error) {
+// HeadSize returns the length of the head of an image with so many segments, the blocks, blockCount rows of address
+// and length, and a skeleton and an index of so many bytes.
+func HeadSize(segments, blocks, blockCount, skeleton, index int64) (size int64, err error) {
 	defer recovered(&err)
-	return image.HeadSize(int(segments), int(blocks), skeleton, index)
+	list, err := viewBlocks(blocks, blockCount)
+	if err != nil {
+		return 0, err
+	}
+	return image.HeadSize(int(segments), len(list), skeleton, index, image.CountSums(placeBlocks(list, nil)))
 }
 
 // EncodeHead writes the head of an image to dst, size bytes as HeadSize says. segments and offsets are what
-// Plan has written for blocks; skeleton is skeletonSize bytes, index the JSON text. It returns size.
+// Plan has written for blocks, whose bytes are read for their checksums; skeleton is skeletonSize bytes, index the JSON
+// text. It returns size.
 func EncodeHead(
 	dst, size, segments, segmentCount, blocks, offsets, blockCount, skeleton, skeletonSize int64, index string,
 ) (written int64, err error) {
@@ -110,7 +116,14 @@ func EncodeHead(
 	if err != nil {
 		return 0, err
 	}
-	return size, image.EncodeHead(buffer, segmentTable, placeBlocks(list, offsetRows), skeletonBytes, []byte(index))
+	memory := make([][]byte, len(list))
+	for i, block := range list {
+		if memory[i], err = viewBytes("block", block.Address, block.Length); err != nil {
+			return 0, err
+		}
+	}
+	return size, image.EncodeHead(
+		buffer, segmentTable, placeBlocks(list, offsetRows), skeletonBytes, []byte(index), image.Sums(memory))
 }
 
 // CheckHead checks the head of an image: length bytes at head, which begin with the image, of imageSize bytes
@@ -126,6 +139,18 @@ func CheckHead(head, length, imageSize int64) (blockCount int64, err error) {
 	}
 	checked, err := image.Check(bytes, imageSize)
 	return int64(len(checked.Blocks)), err
+}
+
+// Verify checks a whole image, length bytes at address, and its data against the checksums in its head. It returns the
+// row of the first block whose bytes are not those that were written, or -1.
+func Verify(address, length int64) (block int64, err error) {
+	defer recovered(&err)
+	bytes, err := viewBytes("image", address, length)
+	if err != nil {
+		return 0, err
+	}
+	row, err := image.Verify(bytes)
+	return int64(row), err
 }
 
 // Index checks the head of an image and its index, and returns the index, a JSON text. The data does not have

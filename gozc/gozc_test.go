@@ -63,7 +63,7 @@ func TestImageThroughAddresses(t *testing.T) {
 
 	skeleton := []byte("the skeleton")
 	index := `{"tensors":[{"name":"a","dtype":"uint8","shape":[5],"stride":[1],"segment":1,"offset":0,"persistent":true}]}`
-	size := must(HeadSize(n, count, int64(len(skeleton)), int64(len(index))))
+	size := must(HeadSize(n, at, count, int64(len(skeleton)), int64(len(index))))
 	head := make([]byte, size)
 	must(EncodeHead(address(t, head), size, address(t, segments), n, at, address(t, offsets), count,
 		address(t, skeleton), int64(len(skeleton)), index))
@@ -92,6 +92,14 @@ func TestImageThroughAddresses(t *testing.T) {
 	wantCode(t, "no image", "foreign", err)
 	_, err = Index(address(t, large), 100000)
 	wantCode(t, "index of no image", "foreign", err)
+	if row := must(Verify(address(t, whole), length)); row != -1 {
+		t.Fatalf("block %d is damaged", row)
+	}
+	whole[size+1234] ^= 1
+	row, err := Verify(address(t, whole), length)
+	if err != nil || row != 0 {
+		t.Fatalf("block %d is damaged, %v, want 0", row, err)
+	}
 	whole[8] = 9
 	_, err = CheckHead(address(t, whole), length, length)
 	wantCode(t, "later version", "version", err)
@@ -110,7 +118,7 @@ func TestImageOfNothing(t *testing.T) {
 		t.Fatalf("%d segments", n)
 	}
 	must(Pack(0, 0, 0, 0, 0, 0))
-	size := must(HeadSize(0, 0, 0, 14))
+	size := must(HeadSize(0, 0, 0, 0, 14))
 	head := make([]byte, size)
 	must(EncodeHead(address(t, head), size, 0, 0, 0, 0, 0, 0, 0, `{"tensors":[]}`))
 	if n := must(CheckHead(address(t, head), size, size)); n != 0 {
@@ -137,8 +145,8 @@ func TestImpossibleNumbersAreArgumentErrors(t *testing.T) {
 		"Pack null dst":           call(Pack(at, 1, at, 0, 0, 8)),
 		"Pack negative offset":    call(Pack(at, 1, at, -1, at, 8)),
 		"Pack negative length":    call(Pack(at, 1, at, 0, at, -8)),
-		"HeadSize negative":       call(HeadSize(-1, 0, 0, 0)),
-		"HeadSize huge":           call(HeadSize(math.MaxInt64, math.MaxInt64, math.MaxInt64, math.MaxInt64)),
+		"HeadSize negative":       call(HeadSize(-1, 0, 0, 0, 0)),
+		"HeadSize huge":           call(HeadSize(math.MaxInt64, 0, 0, math.MaxInt64, math.MaxInt64)),
 		"EncodeHead null":         call(EncodeHead(0, 2048, 0, 0, 0, 0, 0, 0, 0, empty)),
 		"EncodeHead small":        call(EncodeHead(at, 800, 0, 0, 0, 0, 0, 0, 0, empty)),
 		"EncodeHead segments":     call(EncodeHead(at, 800, 0, 1, 0, 0, 0, 0, 0, empty)),
@@ -151,6 +159,9 @@ func TestImpossibleNumbersAreArgumentErrors(t *testing.T) {
 		"CheckHead end of memory": call(CheckHead(math.MaxInt64, 1, 1)),
 		"CheckPickle null":        call(CheckPickle(0, 1)),
 		"CheckPickle negative":    call(CheckPickle(at, -1)),
+		"HeadSize null blocks":    call(HeadSize(1, 0, 1, 0, 0)),
+		"Verify null":             call(Verify(0, 1)),
+		"Verify negative":         call(Verify(at, -1)),
 		"Map null":                call(Map(0, 1, 0, 1, at)),
 		"Map nothing":             call(Map(at, 0, 0, 1, at)),
 		"Map overflow":            call(Map(math.MaxInt64, math.MaxInt64, 0, 1, at)),
@@ -180,7 +191,7 @@ func TestSleepAndVersion(t *testing.T) {
 	if slept := must(t)(Sleep(1)); slept != 1 {
 		t.Fatal(slept)
 	}
-	if version := must(t)(FormatVersion()); version != 1 {
+	if version := must(t)(FormatVersion()); version != 2 {
 		t.Fatal(version)
 	}
 }
@@ -188,7 +199,8 @@ func TestSleepAndVersion(t *testing.T) {
 func TestEverySentinelHasItsCode(t *testing.T) {
 	for sentinel, code := range map[error]string{
 		image.ErrForeign: "foreign", image.ErrByteOrder: "foreign", image.ErrVersion: "version", image.ErrDamaged: "damaged", pickle.ErrDamaged: "damaged",
-		image.ErrInput: "argument", layout.ErrBlock: "argument", errArgument: "argument", shm.ErrMode: "argument",
+		image.ErrNoSums: "version",
+		image.ErrInput:  "argument", layout.ErrBlock: "argument", errArgument: "argument", shm.ErrMode: "argument",
 		shm.ErrPrivate: "private", shm.ErrScarce: "scarce", shm.ErrNoFile: "nofile", shm.ErrUnsupported: "unsupported",
 		errors.New("other"): "system",
 	} {

@@ -1,6 +1,7 @@
-"""Write the example image of the format's version 1, and what is in it: python tests/make_golden.py
+"""Write the example image of the format's present version, and what is in it: python tests/make_golden.py
 
-Run once, when the format was made. The files stay as they are: they show that images of this version can still be read.
+Run once for each version, when it was made. The files stay as they are: they show that images of all versions can
+still be read.
 """
 
 from __future__ import annotations
@@ -68,8 +69,9 @@ def main() -> None:
             length = (last + 1) * getattr(torch, tensor["dtype"]).itemsize
         start = head_size + table[tensor["segment"]][0] + tensor["offset"]
         tensor["sha256"] = hashlib.sha256(data[start : start + length]).hexdigest()
-    FOLDER.mkdir(exist_ok=True)
-    (FOLDER / "v1.image").write_bytes(data)
+    version = int.from_bytes(data[8:12], "little")
+    (FOLDER / f"v{version}.image").write_bytes(data)
+    sums, count = (int.from_bytes(data[at : at + 8], "little") for at in (88, 96))
     contents = {
         "tensors": tensors,
         "image_size": len(data),
@@ -77,8 +79,9 @@ def main() -> None:
         "segments": table,
         "blocks": rows(128 + 16 * segments, blocks),
         "crc32": int.from_bytes(data[80:84], "little"),
+        "crc32c": np.frombuffer(data, "<u4", count, sums).tolist(),
     }
-    (FOLDER / "v1.json").write_text(json.dumps(contents, indent=1) + "\n")
+    (FOLDER / f"v{version}.json").write_text(json.dumps(contents, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -27,8 +27,11 @@ from ray_zerocopy.graph import pipeline
 GOLDEN = Path(__file__).parent / "golden"
 
 
-def golden() -> np.ndarray:
-    data = (GOLDEN / "v1.image").read_bytes()
+VERSIONS = (1, 2)
+
+
+def golden(version: int = 2) -> np.ndarray:
+    data = (GOLDEN / f"v{version}.image").read_bytes()
     memory = aligned(len(data))
     memory[:] = np.frombuffer(data, np.uint8)
     return memory
@@ -40,7 +43,8 @@ def read(data: bytes) -> dict:
         "<8sIIQQQQQQQQI", data
     )
     assert magic == b"\x89RZC\r\n\x1a\n"
-    assert (version, order) == (1, 0x01020304)
+    assert version in VERSIONS
+    assert order == 0x01020304
     assert image_size == len(data)
     assert zlib.crc32(data[:80] + bytes(4) + data[84:head_size]) == crc
     table = [list(struct.unpack_from("<QQ", data, 128 + 16 * row)) for row in range(segments + blocks)]
@@ -52,7 +56,7 @@ def read(data: bytes) -> dict:
             size = (last + 1) * getattr(torch, tensor["dtype"]).itemsize
         at = head_size + table[tensor["segment"]][0] + tensor["offset"]
         tensor["sha256"] = hashlib.sha256(data[at : at + size]).hexdigest()
-    return {
+    found = {
         "tensors": tensors,
         "image_size": image_size,
         "head_size": head_size,
@@ -60,14 +64,43 @@ def read(data: bytes) -> dict:
         "blocks": table[segments:],
         "crc32": crc,
     }
+    if version > 1:
+        start, count = struct.unpack_from("<QQ", data, 88)
+        found["crc32c"] = list(struct.unpack_from(f"<{count}I", data, start))
+        pieces = [
+            data[head_size + offset + at : head_size + offset + min(at + (16 << 20), length)]
+            for offset, length in table[segments:]
+            for at in range(0, length, 16 << 20)
+        ]
+        assert found["crc32c"] == [crc32c(piece) for piece in pieces]
+    return found
 
 
-def test_the_example_of_version_1_is_what_its_description_says():
-    assert read((GOLDEN / "v1.image").read_bytes()) == json.loads((GOLDEN / "v1.json").read_text())
+def crc32c(data: bytes) -> int:
+    """As RFC 3720 defines it, bit by bit, a table of bytes ahead."""
+    value = 0xFFFFFFFF
+    for byte in data:
+        value = TABLE[(value ^ byte) & 0xFF] ^ (value >> 8)
+    return value ^ 0xFFFFFFFF
 
 
-def test_the_example_of_version_1_still_loads():
-    loaded = image.load(golden(), [])
+def shifted(value: int) -> int:
+    for _ in range(8):
+        value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+    return value
+
+
+TABLE = [shifted(byte) for byte in range(256)]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_example_of_each_version_is_what_its_description_says(version):
+    assert read((GOLDEN / f"v{version}.image").read_bytes()) == json.loads((GOLDEN / f"v{version}.json").read_text())
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_example_of_each_version_still_loads(version):
+    loaded = image.load(golden(version), [])
     expected = example()
     assert loaded["note"] == "format 1"
     assert np.array_equal(loaded["array"], expected["array"])
@@ -103,7 +136,7 @@ def test_the_index_names_every_tensor_that_a_state_dict_has():
 
 def test_the_core_gives_the_index_that_a_stranger_reads():
     memory = golden()
-    described = json.loads((GOLDEN / "v1.json").read_text())["tensors"]
+    described = json.loads((GOLDEN / "v2.json").read_text())["tensors"]
     for tensor in described:
         del tensor["sha256"]
     assert json.loads(core.index(memory.ctypes.data, memory.nbytes))["tensors"] == described
@@ -113,6 +146,32 @@ def test_the_core_gives_the_index_that_a_stranger_reads():
 def test_the_core_accepts_every_index(name):
     memory = written(zoo.ZOO[name]()[0])
     core.index(memory.ctypes.data, memory.nbytes)
+
+
+def test_a_flipped_bit_of_the_data_is_found_and_named():
+    model = torch.nn.Sequential(torch.nn.Linear(3000, 2000), torch.nn.Linear(7, 3), torch.nn.Embedding(5000, 1000))
+    tied = torch.nn.ModuleDict({"one": model, "two": torch.nn.ModuleList([model[2]])})
+    memory = written(zoo.Holder(tied=tied, array=np.arange(5000)))
+    image.verify(memory)
+    head = int(memory[24:32].view(np.uint64)[0])
+    loaded = image.load(memory, [])
+    for tensor, says in [
+        (loaded.tied["one"][0].weight, r"tensor 'tied\.one\.0\.weight' \(block"),
+        (loaded.tied["one"][1].bias, r"tensor 'tied\.one\.1\.bias' \(block"),
+        (loaded.tied["two"][0].weight, r"tensor 'tied\.one\.2\.weight' and 1 that share its memory"),
+        (torch.from_numpy(loaded.array), "something that is no named tensor"),
+    ]:
+        size = tensor.numel() * tensor.element_size()
+        for at in (0, size // 2, size - 1):
+            position = tensor.data_ptr() - memory.ctypes.data + at
+            assert head <= position < memory.nbytes
+            memory[position] ^= 0x10
+            with pytest.raises(errors.DamagedImageError, match=says):
+                image.verify(memory)
+            memory[position] ^= 0x10
+    image.verify(memory)
+    with pytest.raises(errors.ImageVersionError, match=r"version 1 .*no checksums"):
+        image.verify(golden(1))
 
 
 def test_every_byte_of_the_head_is_guarded():
@@ -231,8 +290,8 @@ def test_a_truncated_image_is_refused(size):
 
 def test_a_later_version_and_another_byte_order_are_told_apart():
     later = golden()
-    later[8] = 2
-    with pytest.raises(errors.ImageVersionError, match="2"):
+    later[8] = 3
+    with pytest.raises(errors.ImageVersionError, match="version 3"):
         image.load(resealed(later), [])
     swapped = golden()
     swapped[12:16] = swapped[12:16][::-1].copy()

@@ -461,7 +461,7 @@ def test_loads_go_on_when_the_makers_and_the_holders_node_are_gone():
 
 
 def test_processes_killed_at_random_leave_names_and_store_consistent():
-    print(run_script(str(PROGRAMS / "named_chaos.py"), "50", timeout=900).stdout)  # make soak kills a hundred
+    print(run_script(str(PROGRAMS / "named_chaos.py"), "20", timeout=900).stdout)  # make soak kills a hundred
 
 
 def test_a_detached_model_needs_room_for_two_only_for_a_moment():

@@ -21,8 +21,9 @@ func Check(head []byte, available int64) (Head, error) {
 	default:
 		return Head{}, fmt.Errorf("%w: the byte order mark is %#08x, expected %#08x", ErrDamaged, mark, nativeOrder)
 	}
-	if version := order.Uint32(head[atVersion:]); version != Version {
-		return Head{}, fmt.Errorf("%w: version %d, expected %d", ErrVersion, version, Version)
+	version := order.Uint32(head[atVersion:])
+	if version < 1 || version > Version {
+		return Head{}, fmt.Errorf("%w: version %d, expected 1 to %d", ErrVersion, version, Version)
 	}
 
 	headSize, imageSize := order.Uint64(head[atHeadSize:]), order.Uint64(head[atImageSize:])
@@ -41,7 +42,7 @@ func Check(head []byte, available int64) (Head, error) {
 		return Head{}, fmt.Errorf("%w: the checksum of the head is %#08x, expected %#08x", ErrDamaged, sum, stored)
 	}
 
-	result := Head{ImageSize: int64(imageSize), HeadSize: int64(headSize), Checksum: stored}
+	result := Head{Version: int(version), ImageSize: int64(imageSize), HeadSize: int64(headSize), Checksum: stored}
 	parts, err := checkParts(head)
 	if err != nil {
 		return Head{}, fmt.Errorf("%w: %w", ErrDamaged, err)
@@ -61,7 +62,21 @@ func Check(head []byte, available int64) (Head, error) {
 	if err := checkBlocks(result.Blocks, result.Segments); err != nil {
 		return Head{}, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
+	if version > 1 {
+		if err := checkSums(sumsIn(head), result.Blocks); err != nil {
+			return Head{}, fmt.Errorf("%w: %w", ErrDamaged, err)
+		}
+		result.Sums = readSums(head[parts.sums:], sumsIn(head))
+	}
 	return result, nil
+}
+
+// sumsIn is the number of checksums that a head of version 2 says it has, once checkParts has seen it; 0 in version 1.
+func sumsIn(head []byte) int64 {
+	if order.Uint32(head[atVersion:]) == 1 {
+		return 0
+	}
+	return int64(order.Uint64(head[atSumsCount:]))
 }
 
 // checkParts checks counts, offsets and sizes of the parts of the head against its length.
@@ -82,7 +97,14 @@ func checkParts(head []byte) (parts, error) {
 	if index > uint64(len(head)) {
 		return parts{}, fmt.Errorf("index_size is %d, expected %d at most in this head", index, len(head))
 	}
-	p := place(int64(segments), int64(blocks), int64(skeleton), int64(index))
+	reserved := [][2]int{{atReserved, headerSize}}
+	if order.Uint32(head[atVersion:]) > 1 {
+		if sums := order.Uint64(head[atSumsCount:]); sums > uint64(len(head))/sumSize {
+			return parts{}, fmt.Errorf("checksum_count is %d, expected %d at most in this head", sums, len(head)/sumSize)
+		}
+		reserved = [][2]int{{atReserved, atSumsOffset}, {atReservedAgain, headerSize}}
+	}
+	p := place(int64(segments), int64(blocks), int64(skeleton), int64(index), sumsIn(head))
 	if at := order.Uint64(head[atSkeletonOffset:]); at != uint64(p.skeleton) {
 		return parts{}, fmt.Errorf("skeleton_offset is %d, expected %d", at, p.skeleton)
 	}
@@ -92,9 +114,14 @@ func checkParts(head []byte) (parts, error) {
 	if p.end != int64(len(head)) {
 		return parts{}, fmt.Errorf("head_size is %d, expected %d after its parts", len(head), p.end)
 	}
-	for i, value := range head[atReserved:headerSize] {
-		if value != 0 {
-			return parts{}, fmt.Errorf("reserved byte %d is %d, expected 0", atReserved+i, value)
+	if at := order.Uint64(head[atSumsOffset:]); len(reserved) > 1 && at != uint64(p.sums) {
+		return parts{}, fmt.Errorf("checksum_offset is %d, expected %d", at, p.sums)
+	}
+	for _, field := range reserved {
+		for at := field[0]; at < field[1]; at++ {
+			if head[at] != 0 {
+				return parts{}, fmt.Errorf("reserved byte %d is %d, expected 0", at, head[at])
+			}
 		}
 	}
 	return p, nil

@@ -25,8 +25,8 @@ func TestCheckNamesWhatIsWrong(t *testing.T) {
 		{"big-endian", u32(atOrder, foreignOrder), ErrByteOrder, "byte order"},
 		{"no byte order", u32(atOrder, 0), ErrDamaged, "byte order"},
 		{"version 0", u32(atVersion, 0), ErrVersion, "version 0"},
-		{"next version", u32(atVersion, 2), ErrVersion, "version 2"},
-		{"big-endian and next version", func(b []byte) { u32(atOrder, foreignOrder)(b); u32(atVersion, 2)(b) }, ErrByteOrder, ""},
+		{"next version", u32(atVersion, Version+1), ErrVersion, "version 3"},
+		{"big-endian and next version", func(b []byte) { u32(atOrder, foreignOrder)(b); u32(atVersion, 3)(b) }, ErrByteOrder, ""},
 		{"head_size odd", u64(atHeadSize, 2049), ErrDamaged, "head_size"},
 		{"head_size small", u64(atHeadSize, 1984), ErrDamaged, "head_size"},
 		{"head_size zero", u64(atHeadSize, 0), ErrDamaged, "head_size"},
@@ -51,6 +51,12 @@ func TestCheckNamesWhatIsWrong(t *testing.T) {
 		{"skeleton_offset huge", u64(atSkeletonOffset, math.MaxUint64), ErrDamaged, "skeleton_offset"},
 		{"index_offset", u64(atIndexOffset, 0), ErrDamaged, "index_offset"},
 		{"reserved first", func(b []byte) { b[84] = 1 }, ErrDamaged, "reserved byte 84"},
+		{"reserved between", func(b []byte) { b[87] = 1 }, ErrDamaged, "reserved byte 87"},
+		{"reserved after", func(b []byte) { b[104] = 1 }, ErrDamaged, "reserved byte 104"},
+		{"version 1 with checksums", u32(atVersion, 1), ErrDamaged, ""},
+		{"checksum_count one more", u64(atSumsCount, 4), ErrDamaged, "checksum_count is 4, expected 3"},
+		{"checksum_count huge", u64(atSumsCount, math.MaxUint64), ErrDamaged, "checksum_count"},
+		{"checksum_offset", u64(atSumsOffset, 64), ErrDamaged, "checksum_offset"},
 		{"reserved last", func(b []byte) { b[127] = 1 }, ErrDamaged, "reserved byte 127"},
 		{"first segment not at 0", u64(segments, 64), ErrDamaged, "segment 0"},
 		{"empty segment", u64(segments+8, 0), ErrDamaged, "segment 0"},
@@ -163,7 +169,7 @@ func readAll(tb testing.TB, r *Reader) {
 
 func FuzzCheck(f *testing.F) {
 	f.Add(sampleImage(f))
-	f.Add(encode(f, nil, nil, nil, []byte(`{"tensors":[]}`)))
+	f.Add(encode(f, nil, nil, nil, []byte(`{"tensors":[]}`), nil))
 	f.Add([]byte(magic))
 	f.Fuzz(func(t *testing.T, image []byte) {
 		if _, err := Open(image); err != nil && !typed(err) {
@@ -176,7 +182,7 @@ func FuzzCheck(f *testing.F) {
 		for _, size := range []int{minHeadSize, len(image) / alignment * alignment} {
 			sealed := append([]byte(nil), image...)
 			copy(sealed, magic)
-			order.PutUint32(sealed[atVersion:], Version)
+			order.PutUint32(sealed[atVersion:], 1+uint32(sealed[atVersion])%Version)
 			order.PutUint32(sealed[atOrder:], nativeOrder)
 			order.PutUint64(sealed[atHeadSize:], uint64(size))
 			seal(sealed[:size])
@@ -185,7 +191,7 @@ func FuzzCheck(f *testing.F) {
 				readAll(t, r)
 				head := r.Head()
 				again := make([]byte, head.HeadSize)
-				if err := EncodeHead(again, head.Segments, head.Blocks, head.Skeleton, head.Index); err != nil {
+				if err := EncodeHead(again, head.Segments, head.Blocks, head.Skeleton, head.Index, head.Sums); err != nil {
 					t.Fatalf("a head that reads cannot be written: %v", err)
 				}
 			} else if !typed(err) {
@@ -205,7 +211,7 @@ func BenchmarkCheck200KB(b *testing.B) {
 		end = segments[i].Offset + segments[i].Length
 		blocks[2*i], blocks[2*i+1] = segments[i], segments[i]
 	}
-	head := encode(b, segments, blocks, make([]byte, 152000), []byte(`{"tensors":[]}`))
+	head := encode(b, segments, blocks, make([]byte, 152000), []byte(`{"tensors":[]}`), make([]uint32, CountSums(blocks)))
 	b.SetBytes(int64(len(head)))
 	for b.Loop() {
 		if _, err := Check(head, int64(len(head))+end); err != nil {

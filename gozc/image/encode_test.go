@@ -17,6 +17,7 @@ func TestHeadRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Head{
+		Version: Version, Sums: readSums(image[place(2, 4, int64(len(sampleSkeleton)), int64(len(sampleIndex)), 3).sums:], 3),
 		ImageSize: int64(len(image)), HeadSize: minHeadSize, Checksum: order.Uint32(image[atChecksum:]),
 		Segments: sampleSegments, Blocks: sampleBlocks, Skeleton: sampleSkeleton, Index: sampleIndex,
 	}
@@ -41,19 +42,23 @@ func TestRandomHeadsRoundTrip(t *testing.T) {
 			if len(segments) > 0 && random.Intn(10) > 0 {
 				segment := segments[random.Intn(len(segments))]
 				inside := random.Int63n(segment.Length)
-				blocks[i] = Range{segment.Offset + inside, 1 + random.Int63n(segment.Length-inside)}
+				blocks[i] = Range{segment.Offset + inside, 1 + random.Int63n(min(segment.Length-inside, 1<<27))}
 			}
 		}
 		skeleton := make([]byte, random.Intn(5000))
 		random.Read(skeleton)
 		index := append([]byte(`{"tensors":[]}`), bytes.Repeat([]byte{' '}, random.Intn(200))...)
 
-		encoded := encode(t, segments, blocks, skeleton, index)
+		sums := make([]uint32, CountSums(blocks))
+		for i := range sums {
+			sums[i] = random.Uint32()
+		}
+		encoded := encode(t, segments, blocks, skeleton, index, sums)
 		head, err := Check(encoded, int64(len(encoded))+end)
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := Head{int64(len(encoded)) + end, int64(len(encoded)), head.Checksum, segments, blocks, skeleton, index}
+		want := Head{Version, int64(len(encoded)) + end, int64(len(encoded)), head.Checksum, segments, blocks, skeleton, index, sums}
 		if !reflect.DeepEqual(head, want) {
 			t.Fatalf("got  %+v\nwant %+v", head, want)
 		}
@@ -73,7 +78,7 @@ func TestHeadSize(t *testing.T) {
 		{4, 1, 1, 1856 - 64, 2112},
 		{1000, 3000, 10, 10, 128 + 64000 + 64 + 64},
 	} {
-		got, err := HeadSize(test.segments, test.blocks, test.skeleton, test.index)
+		got, err := HeadSize(test.segments, test.blocks, test.skeleton, test.index, 0)
 		if err != nil || got != test.want {
 			t.Errorf("%+v: got %d, %v", test, got, err)
 		}
@@ -82,7 +87,7 @@ func TestHeadSize(t *testing.T) {
 		{-1, 0, 0, 0}, {0, -1, 0, 0}, {0, 0, -1, 0}, {0, 0, 0, -1},
 		{math.MaxInt64, 0, 0, 0}, {0, math.MaxInt64, 0, 0}, {0, 0, math.MaxInt64, 0}, {0, 0, 0, math.MaxInt64},
 	} {
-		if size, err := HeadSize(int(bad[0]), int(bad[1]), bad[2], bad[3]); !errors.Is(err, ErrInput) {
+		if size, err := HeadSize(int(bad[0]), int(bad[1]), bad[2], bad[3], 0); !errors.Is(err, ErrInput) {
 			t.Errorf("%v: %d, %v", bad, size, err)
 		}
 	}
@@ -107,16 +112,16 @@ func TestEncodeRefusesWhatAReaderWould(t *testing.T) {
 		"negative block":         {[]Range{{0, 64}}, []Range{{-1, 1}}},
 		"empty block not at 0":   {[]Range{{0, 64}}, []Range{{1, 0}}},
 	} {
-		size, err := HeadSize(len(test.segments), len(test.blocks), 0, int64(len(index)))
+		size, err := HeadSize(len(test.segments), len(test.blocks), 0, int64(len(index)), 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := EncodeHead(make([]byte, size), test.segments, test.blocks, nil, index); !errors.Is(err, ErrInput) {
+		if err := EncodeHead(make([]byte, size), test.segments, test.blocks, nil, index, nil); !errors.Is(err, ErrInput) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	for _, size := range []int{0, 2047, 2049, 2112} {
-		if err := EncodeHead(make([]byte, size), nil, nil, nil, index); !errors.Is(err, ErrInput) {
+		if err := EncodeHead(make([]byte, size), nil, nil, nil, index, nil); !errors.Is(err, ErrInput) {
 			t.Errorf("room of %d bytes: %v", size, err)
 		}
 	}
@@ -124,10 +129,10 @@ func TestEncodeRefusesWhatAReaderWould(t *testing.T) {
 
 func TestPaddingOfTheHeadIsZero(t *testing.T) {
 	head := bytes.Repeat([]byte{0xFF}, minHeadSize)
-	if err := EncodeHead(head, nil, nil, []byte("x"), []byte(`{"tensors":[]}`)); err != nil {
+	if err := EncodeHead(head, nil, nil, []byte("x"), []byte(`{"tensors":[]}`), nil); err != nil {
 		t.Fatal(err)
 	}
-	for _, gap := range [][2]int{{84, 128}, {129, 192}, {192 + 14, minHeadSize}} {
+	for _, gap := range [][2]int{{84, 88}, {96, 128}, {129, 192}, {192 + 14, minHeadSize}} {
 		if !bytes.Equal(head[gap[0]:gap[1]], make([]byte, gap[1]-gap[0])) {
 			t.Errorf("bytes %v are not zero", gap)
 		}

@@ -5,20 +5,28 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"testing"
 )
 
-// The golden image was written by the Python package of version 1 and never changes: every later version has to
-// read it.
-func TestGoldenImageReads(t *testing.T) {
-	const folder = "../../tests/golden/"
-	image, err := os.ReadFile(folder + "v1.image")
+// The golden images were written by the Python packages of their versions and never change: every later version has to
+// read them.
+func TestGoldenImagesRead(t *testing.T) {
+	for version := 1; version <= Version; version++ {
+		t.Run(fmt.Sprint(version), func(t *testing.T) { readGolden(t, version) })
+	}
+}
+
+func readGolden(t *testing.T, version int) {
+	name := fmt.Sprintf("../../tests/golden/v%d", version)
+	image, err := os.ReadFile(name + ".image")
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := os.ReadFile(folder + "v1.json")
+	text, err := os.ReadFile(name + ".json")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,6 +46,7 @@ func TestGoldenImageReads(t *testing.T) {
 		Segments  [][2]int64
 		Blocks    [][2]int64
 		CRC32     uint32
+		Sums      []uint32 `json:"crc32c"`
 	}
 	if err := json.Unmarshal(text, &want); err != nil {
 		t.Fatal(err)
@@ -48,6 +57,9 @@ func TestGoldenImageReads(t *testing.T) {
 	}
 
 	head := r.Head()
+	if head.Version != version || !slices.Equal(head.Sums, want.Sums) {
+		t.Errorf("version %d, sums %x, want %x", head.Version, head.Sums, want.Sums)
+	}
 	if head.ImageSize != want.ImageSize || head.HeadSize != want.HeadSize || head.Checksum != want.CRC32 {
 		t.Errorf("image_size %d, head_size %d, crc32 %d; want %d, %d, %d",
 			head.ImageSize, head.HeadSize, head.Checksum, want.ImageSize, want.HeadSize, want.CRC32)
@@ -71,8 +83,14 @@ func TestGoldenImageReads(t *testing.T) {
 		}
 	}
 
+	if row, err := Verify(image); version == 1 && !errors.Is(err, ErrNoSums) || version > 1 && (row != -1 || err != nil) {
+		t.Errorf("verify: block %d, %v", row, err)
+	}
+	if version != Version {
+		return
+	}
 	again := make([]byte, head.HeadSize)
-	if err := EncodeHead(again, head.Segments, head.Blocks, head.Skeleton, head.Index); err != nil {
+	if err := EncodeHead(again, head.Segments, head.Blocks, head.Skeleton, head.Index, head.Sums); err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(again, image[:head.HeadSize]) {

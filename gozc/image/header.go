@@ -11,14 +11,15 @@ import (
 	"math"
 )
 
-// Version is the version of the format that this package writes and reads.
-const Version = 1
+// Version is the version of the format that this package writes. It reads this one and those before it.
+const Version = 2
 
 const (
 	headerSize  = 128
 	minHeadSize = 2048
 	alignment   = 64
 	rowSize     = 16 // of both tables
+	sumSize     = 4
 
 	nativeOrder  = 0x01020304
 	foreignOrder = 0x04030201
@@ -42,12 +43,16 @@ const (
 	atIndexSize      = 72
 	atChecksum       = 80
 	atReserved       = 84
+	atSumsOffset     = 88 // from version 2 on
+	atSumsCount      = 96
+	atReservedAgain  = 104
 )
 
 var order = binary.LittleEndian
 
 // A Head is all of an image before its data. Skeleton and Index are parts of the bytes that it was read from.
 type Head struct {
+	Version   int
 	ImageSize int64
 	HeadSize  int64
 	Checksum  uint32
@@ -55,36 +60,38 @@ type Head struct {
 	Blocks    []Range // from the start of the data
 	Skeleton  []byte
 	Index     []byte
+	Sums      []uint32 // CRC-32C of the data, see Sums; none in version 1
 }
 
 // HeadSize returns the length in bytes of the head of an image with so many segments and blocks, a skeleton and
-// an index of so many bytes.
-func HeadSize(segments, blocks int, skeleton, index int64) (int64, error) {
-	if segments < 0 || blocks < 0 || skeleton < 0 || index < 0 {
-		return 0, fmt.Errorf("%w: %d segments, %d blocks, a skeleton of %d and an index of %d bytes; none can be negative",
-			ErrInput, segments, blocks, skeleton, index)
+// an index of so many bytes, and so many checksums of its data.
+func HeadSize(segments, blocks int, skeleton, index, sums int64) (int64, error) {
+	if segments < 0 || blocks < 0 || skeleton < 0 || index < 0 || sums < 0 {
+		return 0, fmt.Errorf("%w: %d segments, %d blocks, a skeleton of %d and an index of %d bytes, %d checksums; none can be negative",
+			ErrInput, segments, blocks, skeleton, index, sums)
 	}
 	// Each part is far below an int64's range, so that their sum fits.
 	const limit = math.MaxInt64 / 8
-	if int64(segments) > limit/rowSize || int64(blocks) > limit/rowSize || skeleton > limit || index > limit {
-		return 0, fmt.Errorf("%w: %d segments, %d blocks, a skeleton of %d and an index of %d bytes are too much for a head",
-			ErrInput, segments, blocks, skeleton, index)
+	if int64(segments) > limit/rowSize || int64(blocks) > limit/rowSize || skeleton > limit || index > limit || sums > limit/rowSize {
+		return 0, fmt.Errorf("%w: %d segments, %d blocks, a skeleton of %d and an index of %d bytes and %d checksums are too much for a head",
+			ErrInput, segments, blocks, skeleton, index, sums)
 	}
-	parts := place(int64(segments), int64(blocks), skeleton, index)
+	parts := place(int64(segments), int64(blocks), skeleton, index, sums)
 	return parts.end, nil
 }
 
 // parts says where the parts of a head lie.
 type parts struct {
-	blocks, skeleton, index, end int64
+	blocks, skeleton, index, sums, end int64
 }
 
-func place(segments, blocks, skeleton, index int64) parts {
+func place(segments, blocks, skeleton, index, sums int64) parts {
 	var p parts
 	p.blocks = headerSize + rowSize*segments
 	p.skeleton = align(p.blocks + rowSize*blocks)
 	p.index = align(p.skeleton + skeleton)
-	p.end = max(align(p.index+index), minHeadSize)
+	p.sums = align(p.index + index)
+	p.end = max(align(p.sums+sumSize*sums), minHeadSize)
 	return p
 }
 

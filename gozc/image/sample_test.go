@@ -19,23 +19,25 @@ var (
 // sampleImage is that image, head and data.
 func sampleImage(tb testing.TB) []byte {
 	tb.Helper()
-	head := encode(tb, sampleSegments, sampleBlocks, sampleSkeleton, sampleIndex)
-	image := make([]byte, len(head)+4032+2048)
-	copy(image, head)
-	for i := range image[len(head):] {
-		image[len(head)+i] = byte(i * 7)
+	data := make([]byte, 4032+2048)
+	for i := range data {
+		data[i] = byte(i * 7)
 	}
-	return image
+	var blocks [][]byte
+	for _, block := range sampleBlocks {
+		blocks = append(blocks, data[block.Offset:][:block.Length])
+	}
+	return append(encode(tb, sampleSegments, sampleBlocks, sampleSkeleton, sampleIndex, Sums(blocks)), data...)
 }
 
-func encode(tb testing.TB, segments, blocks []Range, skeleton, index []byte) []byte {
+func encode(tb testing.TB, segments, blocks []Range, skeleton, index []byte, sums []uint32) []byte {
 	tb.Helper()
-	size, err := HeadSize(len(segments), len(blocks), int64(len(skeleton)), int64(len(index)))
+	size, err := HeadSize(len(segments), len(blocks), int64(len(skeleton)), int64(len(index)), int64(len(sums)))
 	if err != nil {
 		tb.Fatal(err)
 	}
 	head := make([]byte, size)
-	if err := EncodeHead(head, segments, blocks, skeleton, index); err != nil {
+	if err := EncodeHead(head, segments, blocks, skeleton, index, sums); err != nil {
 		tb.Fatal(err)
 	}
 	return head

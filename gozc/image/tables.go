@@ -29,6 +29,22 @@ func writeTable(bytes []byte, table []Range) {
 	}
 }
 
+func readSums(bytes []byte, count int64) []uint32 {
+	sums := make([]uint32, count)
+	for i := range sums {
+		sums[i] = order.Uint32(bytes[sumSize*i:])
+	}
+	return sums
+}
+
+// checkSums checks that there are as many checksums as blocks have pieces.
+func checkSums(count int64, blocks []Range) error {
+	if expected := CountSums(blocks); count != expected {
+		return fmt.Errorf("checksum_count is %d, expected %d for these blocks", count, expected)
+	}
+	return nil
+}
+
 // dataSize returns where the data ends. The error does not say whose fault it is: that depends on who holds the
 // table.
 func dataSize(segments []Range) (int64, error) {

@@ -63,6 +63,7 @@ def _load() -> ModuleType:
     global _extension, _pid
     if _extension is not None:
         raise errors.ForkedProcessError("calling the Go core")
+    _require_descriptors()
     try:
         extension = importlib.import_module("ray_zerocopy._gozc")
     except ImportError as cause:
@@ -76,6 +77,23 @@ def _load() -> ModuleType:
     return extension
 
 
+def _require_descriptors() -> None:
+    """Raise unless this process can open as many files as importing the extension takes: the Go runtime opens some for
+    itself then, and would end the process where it cannot."""
+    opened: list[int] = []
+    try:
+        for _ in range(4):
+            opened.append(os.dup(opened[0]) if opened else os.open(os.devnull, os.O_RDONLY))
+    except OSError as cause:
+        raise Scarce(
+            f"this process cannot open the few files that loading the Go core takes ({cause}): it has too many open, "
+            "or its limit is too low (ulimit -n)"
+        ) from cause
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
 def forked() -> bool:
     """Whether this process was forked from one that had loaded the extension, so that it cannot be called here."""
     return _pid not in (0, os.getpid())
@@ -87,7 +105,7 @@ def preload() -> None:
     Whatever is wrong with it is left to the first call.
     """
     if _extension is None:
-        with contextlib.suppress(errors.CoreUnavailableError):
+        with contextlib.suppress(errors.CoreUnavailableError, Scarce):
             _load()
 
 
@@ -139,9 +157,10 @@ def pack(blocks: int, count: int, offsets: int, segment_offset: int, destination
     _call("Pack", blocks, count, offsets, segment_offset, destination, length)
 
 
-def head_size(segments: int, blocks: int, skeleton: int, index: int) -> int:
-    """Bytes of the head of an image with so many segments and blocks, and skeleton and index of so many bytes."""
-    return int(_call("HeadSize", segments, blocks, skeleton, index))
+def head_size(segments: int, blocks: int, block_count: int, skeleton: int, index: int) -> int:
+    """Bytes of the head of an image with so many segments, ``block_count`` blocks (rows as in `plan`, at the address
+    ``blocks``), and skeleton and index of so many bytes."""
+    return int(_call("HeadSize", segments, blocks, block_count, skeleton, index))
 
 
 def encode_head(
@@ -156,7 +175,10 @@ def encode_head(
     skeleton_size: int,
     index: str,
 ) -> None:
-    """Write the head of an image into ``size`` bytes (of `head_size`) at ``destination``."""
+    """Write the head of an image into ``size`` bytes (of `head_size`) at ``destination``.
+
+    Reads the blocks once, on all processors, for their checksums.
+    """
     _call(
         "EncodeHead",
         destination,
@@ -187,6 +209,19 @@ def check_head(head: int, length: int, image_size: int) -> int:
         ForeignImageError, ImageVersionError, DamagedImageError: the bytes are not a sound image.
     """
     return int(_call("CheckHead", head, length, image_size))
+
+
+def verify(address: int, length: int) -> int:
+    """Compare the data of an image, ``length`` bytes at ``address``, with the checksums in its head.
+
+    Returns:
+        The row of the first block whose bytes are not those that were written; -1 if all are.
+
+    Raises:
+        ImageVersionError: an image of version 1, which has no checksums of its data.
+        others as `check_head`.
+    """
+    return int(_call("Verify", address, length))
 
 
 def index(head: int, length: int) -> str:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch.nn.parameter import is_lazy
 
-from . import core
+from . import core, errors
 from .core import Bytes
 from .graph import skeleton
 
@@ -109,7 +109,7 @@ def build(root: Any, name: str, named: Iterable[tuple[str, torch.Tensor, bool]])
     entries = _index(named, parts.rows, blocks, offsets, segments)
     index = json.dumps({"tensors": entries}, separators=(",", ":"))
     data = np.frombuffer(parts.data, np.uint8)
-    size = core.head_size(len(segments), count, data.nbytes, len(index))
+    size = core.head_size(len(segments), core.address(blocks), count, data.nbytes, len(index))
     head = np.zeros(size, np.uint8)
     core.encode_head(
         core.address(head),
@@ -159,6 +159,34 @@ def load(memory: Bytes, carried: list[Any], copied: int = 0) -> Any:
     if copied:
         parts = [memoryview(bytearray(part)) if len(part) <= copied else part for part in parts]
     return skeleton.load(whole[start : start + length], parts, carried)
+
+
+def verify(memory: Bytes) -> None:
+    """Compare all bytes of an image with its checksums.
+
+    Raises:
+        DamagedImageError: they differ; it names the first tensor that does.
+        ImageVersionError: version 1 of the format has no checksums of the data.
+        ForeignImageError: the bytes are no image.
+    """
+    row = core.verify(core.address(memory), memory.nbytes)
+    if row < 0:
+        return
+    _, _, _, _, head_size, segments, _, _, _, index, length, _ = _HEADER.unpack_from(memory)
+    starts = np.frombuffer(memory, np.uint64, 2 * segments, _TABLES).reshape(segments, 2)[:, 0].tolist()
+    start, size = np.frombuffer(memory, np.uint64, 2, _TABLES + _ROW * (segments + row)).tolist()
+    entries = json.loads(memory[index : index + length].tobytes())["tensors"]
+    names = [
+        entry["name"]
+        for entry in entries
+        if entry["segment"] >= 0 and 0 <= starts[entry["segment"]] + entry["offset"] - start < size
+    ]
+    what = f"tensor {names[0]!r}" if names else "something that is no named tensor"
+    if len(names) > 1:
+        what += f" and {len(names) - 1} that share its memory"
+    raise errors.DamagedImageError(
+        f"the bytes of {what} (block {row}, {size:,} bytes at {head_size + start:,}) are not those that were put"
+    )
 
 
 def _index(

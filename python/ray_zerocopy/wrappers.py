@@ -382,7 +382,7 @@ class ModelWrapper(Generic[T]):
         found = named.find((image.namespace, image.name), image.version)
         return cast("Self", type(self)._of_name(*found, mode=mode))
 
-    def load(self, prefault: bool = False, timeout: float | None = None) -> T:
+    def load(self, prefault: bool = False, timeout: float | None = None, verify: bool = False) -> T:
         """Rebuild the model or pipeline in this process, over the one copy of its weights on this node.
 
         Each call gives an object of its own. Its weights are writable, and a write stays in this process: the
@@ -392,13 +392,16 @@ class ModelWrapper(Generic[T]):
         Args:
             prefault: fill the page tables now (several threads), so that the first forward does not have to.
             timeout: seconds in which the image has to be on this node; None: without end.
+            verify: compare all bytes with the checksums that were made when the model was put, at the speed of
+                reading them.
 
         Raises:
             ForkedProcessError: this process was forked from one that uses Ray.
             ImageLostError: the image is no longer in the store, or `ray.shutdown` has been called in this process.
             LoadTimeoutError: the time is over.
             ClassNotFoundError: a class of the pipeline cannot be imported here.
-            ImageError: the stored bytes are not a sound image.
+            ImageError: the stored bytes are not a sound image; with ``verify`` a `DamagedImageError` names the first
+                tensor that is not what was put.
         """
         outline = self._skeleton
         outline.image.require("Loading a model")
@@ -406,14 +409,30 @@ class ModelWrapper(Generic[T]):
             made: T = standin.stand_in(standin.StandIn, outline.image, outline.interface, outline.lease)
             return made
         loaded: T
-        loaded, memory = loading.load(outline.image, timeout)
+        loaded, memory = loading.load(outline.image, timeout, verify)
         if prefault:
             core.prefault(core.address(memory), memory.nbytes)
         return loaded
 
-    async def load_async(self, prefault: bool = False, timeout: float | None = None) -> T:
+    async def load_async(self, prefault: bool = False, timeout: float | None = None, verify: bool = False) -> T:
         """As `load`, in a thread: an event loop, such as that of an async actor, goes on meanwhile."""
-        return await asyncio.get_running_loop().run_in_executor(None, self.load, prefault, timeout)
+        return await asyncio.get_running_loop().run_in_executor(None, self.load, prefault, timeout, verify)
+
+    def verify(self, timeout: float | None = None) -> None:
+        """Compare all bytes of this node's copy with the checksums that were made when the model was put.
+
+        Nothing is unpickled. It takes as long as reading the bytes does, with all processors.
+
+        Args:
+            timeout: as in `load`.
+
+        Raises:
+            DamagedImageError: they differ; it names the first tensor that does.
+            Exception: as `load`, for an image that cannot be had.
+        """
+        outline = self._skeleton
+        outline.image.require("Verifying a model")
+        loading.verify(outline.image, timeout)
 
     @property
     def model_refs(self) -> dict[str, ray.ObjectRef[Any]]:

@@ -12,7 +12,7 @@ from .named import Name
 from .objects import Reference
 
 
-def load(place: Reference | Name, timeout: float | None = None) -> tuple[Any, Bytes]:
+def load(place: Reference | Name, timeout: float | None = None, verify: bool = False) -> tuple[Any, Bytes]:
     """Rebuild a model or pipeline over the memory of its image, where no other process sees a write.
 
     The object stays pinned in the store, and the mapping stays, as long as the memory or anything made of it lives. It
@@ -21,6 +21,7 @@ def load(place: Reference | Name, timeout: float | None = None) -> tuple[Any, By
     Args:
         place: where the image is.
         timeout: seconds to wait until it is on this node; None: without end.
+        verify: compare all bytes with the image's checksums first.
 
     Returns:
         The object, and the memory of its image, which lives as long.
@@ -34,19 +35,37 @@ def load(place: Reference | Name, timeout: float | None = None) -> tuple[Any, By
         raise errors.RayClientError("Loading a model")
     number = connection.number()
     key = (place.namespace, place.name) if isinstance(place, Name) else ("", "")
-    return loaded(place.fetch(timeout), key, number)
+    return loaded(place.fetch(timeout), key, number, verify)
 
 
-def loaded(incoming: Any, key: tuple[str, str] = ("", ""), number: int | None = None) -> tuple[Any, Bytes]:
+def verify(place: Reference | Name, timeout: float | None = None) -> None:
+    """Compare all bytes of an image with its checksums, without unpickling it.
+
+    Raises:
+        as `load` and `image.verify`.
+    """
+    if connection.is_client():
+        raise errors.RayClientError("Verifying a model")
+    number = connection.number()
+    memory, _, _ = objects.received(place.fetch(timeout), number)
+    image.verify(memory)
+
+
+def loaded(
+    incoming: Any, key: tuple[str, str] = ("", ""), number: int | None = None, verify: bool = False
+) -> tuple[Any, Bytes]:
     """As `load`, of what Ray has given for an image already.
 
     Args:
         incoming: what Ray gave.
         key: namespace and name of the image, for what is recorded of the load.
         number: that of the connection in which Ray gave it; None: this one.
+        verify: as in `load`.
     """
     start = time.perf_counter()
     memory, isolation, carried = objects.received(incoming, connection.number() if number is None else number)
+    if verify:
+        image.verify(memory)
     whole = image.load(memory, carried, copied=objects.SMALL if isolation == "read-only" else 0)
     metrics.loaded(key, time.perf_counter() - start, memory)
     return whole, memory
