@@ -172,6 +172,8 @@ class _Pickler(cloudpickle.Pickler):
             return tensors.reduce(obj, self._storage_slot)
         if isinstance(obj, torch.jit.ScriptModule):
             return torchscript.reduce(obj, self._storage_slot)
+        if type(obj) is torch.ScriptObject:
+            return rebuild._script_object, obj.__getstate__()
         if isinstance(obj, torch.export.ExportedProgram):
             return exported.reduce(obj)
         if isinstance(obj, torch.nn.Module):
