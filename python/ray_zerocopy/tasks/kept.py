@@ -19,9 +19,9 @@ from .. import settings
 from ..stores.metrics import private_bytes
 from . import leases
 
-# How often, and with how many seconds between, one looks for somebody to say when an image ends: the process that
-# wrapped it may not yet have come to start that actor.
-_QUESTIONS, _QUESTION_SECONDS = 3, 2.0
+# Seconds between two looks for somebody who can say when an image ends, at first and at last: the process that wrapped
+# it may not yet have come to start that actor.
+_QUESTIONS = 1.0, 60.0
 
 
 @dataclass
@@ -30,7 +30,8 @@ class _Entry:
     loaded: Any = None
     used: float = 0.0
     ending: Any = None  # a future: see `leases.ending`
-    asked: int = 0
+    asked: float = 0.0
+    patience: float = _QUESTIONS[0]
 
 
 class Kept:
@@ -144,21 +145,21 @@ class Kept:
         if self._ended(key, entry):
             return 0
         left = entry.used + self._bounds.seconds - time.monotonic()
-        return min(left, _QUESTION_SECONDS) if entry.ending is None and entry.asked < _QUESTIONS else left
+        return min(left, entry.patience) if entry.ending is None else left
 
     def _ended(self, key: bytes, entry: _Entry) -> bool:
         """Whether an image is no longer in use, as far as one knows."""
         if entry.loaded is None:
             return False
-        if entry.ending is None and entry.asked < _QUESTIONS:
-            entry.asked += 1
+        if entry.ending is None and time.monotonic() > entry.asked + entry.patience:
+            entry.asked, entry.patience = time.monotonic(), min(2 * entry.patience, _QUESTIONS[1])
             entry.ending = leases.ending(key)
             if entry.ending is not None:
                 entry.ending.add_done_callback(lambda _: self._wake.set())
         if entry.ending is None or not entry.ending.done():
             return False
         if entry.ending.exception() is None and not entry.ending.result():  # it is time to ask again
-            entry.ending, entry.asked = None, 0
+            entry.ending, entry.patience = None, _QUESTIONS[0]
             self._wake.set()
             return False
         return True
