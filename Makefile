@@ -53,9 +53,15 @@ test: lint
 	go test ./...
 	pytest
 
-# What takes too long for every change: processes killed at random while models are published, swapped and loaded.
+# What takes too long for every change: attacks, each with figures at its end. About 40 minutes.
+soak: export PYTHONPATH := $(CURDIR)/tests
 soak: $(INSTALLED)
-	PYTHONPATH=tests python tests/programs/named_chaos.py 100
+	python tests/programs/hostile.py 600
+	python tests/programs/leaks.py 10000 1000 2000
+	python tests/programs/pressure.py 150
+	python tests/programs/first_loads.py
+	python tests/programs/named_chaos.py 100
+	python tests/programs/kills.py 200
 
 demo: $(INSTALLED)
 	python examples/demo.py _build/demo.png
