@@ -79,7 +79,7 @@ def main() -> None:
         "segments": table,
         "blocks": rows(128 + 16 * segments, blocks),
         "crc32": int.from_bytes(data[80:84], "little"),
-        "crc32c": np.frombuffer(data, "<u4", count, sums).tolist(),
+        "xxh3": np.frombuffer(data, "<u8", count, sums).tolist(),
     }
     (FOLDER / f"v{version}.json").write_text(json.dumps(contents, indent=1) + "\n")
 

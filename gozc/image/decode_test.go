@@ -211,7 +211,7 @@ func BenchmarkCheck200KB(b *testing.B) {
 		end = segments[i].Offset + segments[i].Length
 		blocks[2*i], blocks[2*i+1] = segments[i], segments[i]
 	}
-	head := encode(b, segments, blocks, make([]byte, 152000), []byte(`{"tensors":[]}`), make([]uint32, CountSums(blocks)))
+	head := encode(b, segments, blocks, make([]byte, 152000), []byte(`{"tensors":[]}`), make([]uint64, CountSums(blocks)))
 	b.SetBytes(int64(len(head)))
 	for b.Loop() {
 		if _, err := Check(head, int64(len(head))+end); err != nil {

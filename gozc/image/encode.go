@@ -8,7 +8,7 @@ import (
 // EncodeHead writes the head of an image to dst, which has to be HeadSize bytes long. Everything that Check checks is
 // checked here as well, so that a mistake shows where it is made and not on another machine. The index is taken as it
 // is: reading it back would take a fifth of the time that Python needs to make an image.
-func EncodeHead(dst []byte, segments, blocks []Range, skeleton, index []byte, sums []uint32) error {
+func EncodeHead(dst []byte, segments, blocks []Range, skeleton, index []byte, sums []uint64) error {
 	size, err := HeadSize(len(segments), len(blocks), int64(len(skeleton)), int64(len(index)), int64(len(sums)))
 	if err != nil {
 		return err
@@ -50,7 +50,7 @@ func EncodeHead(dst []byte, segments, blocks []Range, skeleton, index []byte, su
 	order.PutUint64(dst[atSumsOffset:], uint64(parts.sums))
 	order.PutUint64(dst[atSumsCount:], uint64(len(sums)))
 	for i, sum := range sums {
-		order.PutUint32(dst[parts.sums+sumSize*int64(i):], sum)
+		order.PutUint64(dst[parts.sums+sumSize*int64(i):], sum)
 	}
 	order.PutUint32(dst[atChecksum:], checksum(dst))
 	return nil

@@ -49,9 +49,9 @@ func TestRandomHeadsRoundTrip(t *testing.T) {
 		random.Read(skeleton)
 		index := append([]byte(`{"tensors":[]}`), bytes.Repeat([]byte{' '}, random.Intn(200))...)
 
-		sums := make([]uint32, CountSums(blocks))
+		sums := make([]uint64, CountSums(blocks))
 		for i := range sums {
-			sums[i] = random.Uint32()
+			sums[i] = random.Uint64()
 		}
 		encoded := encode(t, segments, blocks, skeleton, index, sums)
 		head, err := Check(encoded, int64(len(encoded))+end)

@@ -46,7 +46,7 @@ func readGolden(t *testing.T, version int) {
 		Segments  [][2]int64
 		Blocks    [][2]int64
 		CRC32     uint32
-		Sums      []uint32 `json:"crc32c"`
+		Sums      []uint64 `json:"xxh3"`
 	}
 	if err := json.Unmarshal(text, &want); err != nil {
 		t.Fatal(err)

@@ -19,7 +19,7 @@ const (
 	minHeadSize = 2048
 	alignment   = 64
 	rowSize     = 16 // of both tables
-	sumSize     = 4
+	sumSize     = 8
 
 	nativeOrder  = 0x01020304
 	foreignOrder = 0x04030201
@@ -60,7 +60,7 @@ type Head struct {
 	Blocks    []Range // from the start of the data
 	Skeleton  []byte
 	Index     []byte
-	Sums      []uint32 // CRC-32C of the data, see Sums; none in version 1
+	Sums      []uint64 // XXH3 of the data, see Sums; none in version 1
 }
 
 // HeadSize returns the length in bytes of the head of an image with so many segments and blocks, a skeleton and

@@ -30,7 +30,7 @@ func sampleImage(tb testing.TB) []byte {
 	return append(encode(tb, sampleSegments, sampleBlocks, sampleSkeleton, sampleIndex, Sums(blocks)), data...)
 }
 
-func encode(tb testing.TB, segments, blocks []Range, skeleton, index []byte, sums []uint32) []byte {
+func encode(tb testing.TB, segments, blocks []Range, skeleton, index []byte, sums []uint64) []byte {
 	tb.Helper()
 	size, err := HeadSize(len(segments), len(blocks), int64(len(skeleton)), int64(len(index)), int64(len(sums)))
 	if err != nil {

@@ -29,10 +29,10 @@ func writeTable(bytes []byte, table []Range) {
 	}
 }
 
-func readSums(bytes []byte, count int64) []uint32 {
-	sums := make([]uint32, count)
+func readSums(bytes []byte, count int64) []uint64 {
+	sums := make([]uint64, count)
 	for i := range sums {
-		sums[i] = order.Uint32(bytes[sumSize*i:])
+		sums[i] = order.Uint64(bytes[sumSize*i:])
 	}
 	return sums
 }
