@@ -44,8 +44,8 @@ def test_the_gil_is_released_during_a_call():
     [
         ("Plan", (0, 3, 0, 0)),
         ("Plan", (0, -1, 0, 0)),
-        ("HeadSize", (-1, 0, 0, 0)),
-        ("HeadSize", (2**62, 2**62, 0, 0)),
+        ("HeadSize", (-1, 0, 0, 0, 0)),
+        ("HeadSize", (2**62, 0, 0, 2**62, 0)),
         ("CheckHead", (0, 100, 100)),
         ("Map", (0, -1, 0, 1, 0)),
         ("Map", (4096, 10, 0, 9, 4096)),
