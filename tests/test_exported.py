@@ -360,7 +360,7 @@ def state():
 
 program = torch.export.export(torch.nn.Linear(300, 300), (torch.ones(1, 300),))
 with ray_cluster():
-    ModelWrapper.from_model([1]).load()
+    ModelWrapper.from_model([torch.zeros(1)]).load()
     import torch._export.serde.serialize  # what torch's own modules do when they are imported is theirs
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -51,15 +51,15 @@ class Lease:
 
     def __init__(self, key: bytes) -> None:
         # no Python code at its end, where a signal's exception would be lost
-        ending = functools.partial(_news.put, (key, os.getpid(), connection.number()))
+        ending = functools.partial(_news.put, (key, True, os.getpid(), connection.number()))
         _held[next(_numbers)] = weakref.ref(self, ending)
         _serve()
-        _news.put((b"", os.getpid(), connection.number()))
+        _news.put((key, False, os.getpid(), connection.number()))
 
 
 _held: dict[int, weakref.ref[Lease]] = {}
 _numbers = itertools.count()
-_news: queue.SimpleQueue[tuple[bytes, int, int]] = queue.SimpleQueue()
+_news: queue.SimpleQueue[tuple[bytes, bool, int, int]] = queue.SimpleQueue()
 _lock, _pid = threading.Lock(), 0
 
 
@@ -73,9 +73,9 @@ def _serve() -> None:
 
 
 def _tell() -> None:
-    actor, of = None, 0
+    actor, of = None, ("", 0)
     while True:
-        key, pid, number = _news.get()
+        key, ended, pid, number = _news.get()
         for gone in [each for each, lease in list(_held.items()) if lease() is None]:
             del _held[gone]
         if pid != os.getpid() or number != connection.number():  # of the parent; of a connection that has ended
@@ -83,11 +83,11 @@ def _tell() -> None:
         with contextlib.suppress(Exception):  # the connection may end at any moment
             if not ray.is_initialized():
                 continue
-            if actor is None or of != number:
-                job = ray.get_runtime_context().get_job_id()
+            job = _job(key)
+            if actor is None or of != (job, number):
                 actor = _actor.options(name=_name(job), namespace=endings.NAMESPACE, get_if_exists=True).remote()
-                of = number
-            if key:
+                of = job, number
+            if ended:
                 actor.end.remote(key)
 
 
@@ -112,4 +112,4 @@ def ending(key: bytes) -> Future[bool] | None:
 
 def _job(key: bytes) -> str:
     """The job of the process that put an object: an object's id begins with that of a task, which ends with its job."""
-    return ray.ObjectRef(key).job_id().hex()
+    return key[20:24].hex()
