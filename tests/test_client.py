@@ -29,8 +29,7 @@ def free_port() -> int:
 def head(store: int) -> Iterator[dict[str, str]]:
     """A head node with a client server, until the end; the environment for programs that connect to it."""
     port, client_port = free_port(), free_port()
-    # workers are not told yet when a client lets an image go: only the bound by time holds
-    environment = {"RAY_AUTH_MODE": "disabled", "RAY_ZEROCOPY_KEPT_SECONDS": "5"}
+    environment = {"RAY_AUTH_MODE": "disabled"}
     with tempfile.TemporaryDirectory(prefix="rzc") as folder, open(Path(folder, "log"), "w+") as log:
         command = [
             *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats"),

@@ -7,6 +7,7 @@ import functools
 import inspect
 import pickle
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -235,3 +236,13 @@ with ray_cluster():
 
 def test_a_class_whose_module_is_missing_in_the_worker_is_named():
     run_script(MISSING_MODULE)
+
+
+def test_a_wrapper_that_arrives_keeps_nothing_of_where_it_is_unpickled(cluster):
+    model = torch.nn.Linear(2, 2)
+    for sent in (ModelWrapper.from_model(model), ModelWrapper.for_tasks(model)):
+        data, held = ray.cloudpickle.dumps(sent), zoo.Holder()
+        gone = weakref.ref(held)
+        pickle.loads(data)
+        del held
+        assert gone() is None

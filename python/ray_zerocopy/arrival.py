@@ -35,4 +35,5 @@ class Arrival:
         return self._function(*args)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return eval, (self._expression,)
+        # with names of its own: those of whoever unpickles would be gathered, and kept as long as their function runs
+        return eval, (self._expression, {})
