@@ -58,14 +58,11 @@ func viewSegments(address, count int64) ([]image.Range, error) {
 	return segments, nil
 }
 
-// placeBlocks makes the block table: where the blocks lie in the data (nil: that does not matter) and how long they are.
+// placeBlocks makes the block table: where the blocks lie in the data and how long they are.
 func placeBlocks(blocks []layout.Block, offsets []int64) []image.Range {
 	table := make([]image.Range, len(blocks))
 	for i, block := range blocks {
-		table[i].Length = block.Length
-		if offsets != nil {
-			table[i].Offset = offsets[i]
-		}
+		table[i] = image.Range{Offset: offsets[i], Length: block.Length}
 	}
 	return table
 }

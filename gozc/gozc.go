@@ -86,7 +86,8 @@ func HeadSize(segments, blocks, blockCount, skeleton, index int64) (size int64, 
 	if err != nil {
 		return 0, err
 	}
-	return image.HeadSize(int(segments), len(list), skeleton, index, image.CountSums(placeBlocks(list, nil)))
+	unplaced := placeBlocks(list, make([]int64, len(list))) // only their lengths count here
+	return image.HeadSize(int(segments), len(list), skeleton, index, image.CountSums(unplaced))
 }
 
 // EncodeHead writes the head of an image to dst, size bytes as HeadSize says. segments and offsets are what

@@ -101,12 +101,21 @@ def store_used() -> int:
 
 def actor_processes(name: str, folder: str) -> list[int]:
     """The processes of the actors of a class, in the cluster whose temporary folder this is."""
-    every = [int(each) for each in os.listdir("/proc") if each.isdigit()]
-    found = [pid for pid in every if _proc(pid, "cmdline").startswith(f"ray::{name}")]
-    return [pid for pid in found if folder in _proc(_parent(pid), "cmdline")]  # the raylet's has it
+    found = [pid for pid in _every_process() if _proc(pid, "cmdline").startswith(f"ray::{name}")]
+    return [pid for pid in found if folder in _proc(parent(pid), "cmdline")]  # the raylet's has it
 
 
-def _parent(pid: int) -> int:
+def worker_processes(title: str, raylet: int) -> list[int]:
+    """The workers of a raylet that run something with this title."""
+    return [pid for pid in _every_process() if parent(pid) == raylet and title in _proc(pid, "cmdline")]
+
+
+def _every_process() -> list[int]:
+    return [int(each) for each in os.listdir("/proc") if each.isdigit()]
+
+
+def parent(pid: int) -> int:
+    """The process that started another one; 0 if that has ended."""
     fields = _proc(pid, "stat").rpartition(")")[2].split()
     return int(fields[1]) if fields else 0
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import zoo
 from compare import assert_same
 from helpers import run_script
-from make_golden import aligned, example, written
+from make_golden import aligned, example, resealed, written
 from ray_zerocopy import core, errors, image
 from ray_zerocopy.graph import pipeline
 
@@ -169,15 +169,6 @@ def test_every_byte_of_the_head_is_guarded():
                 core.check_head(memory.ctypes.data, memory.nbytes, memory.nbytes)
             memory[position] ^= mask
     image.load(memory, [])
-
-
-def resealed(memory: np.ndarray) -> np.ndarray:
-    """With a checksum that fits what the bytes say now, as a hostile writer would do."""
-    head_size = int(memory[24:32].view(np.uint64)[0])
-    if 2048 <= head_size <= memory.nbytes:
-        head = memory[:head_size].tobytes()
-        memory[80:84] = np.frombuffer(struct.pack("<I", zlib.crc32(head[:80] + bytes(4) + head[84:])), np.uint8)
-    return memory
 
 
 @pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF])

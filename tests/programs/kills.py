@@ -15,13 +15,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import ray
 import torch
 from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
 
-from helpers import allocated, settles
+from helpers import allocated, parent, settles, worker_processes
 from ray_zerocopy import ModelWrapper, errors
 
 MB = 1 << 20
@@ -81,17 +80,6 @@ while True:
 """
 
 
-def workers(raylet: int, title: str) -> list[int]:
-    """Our raylet's workers that run something with this title."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == raylet and (entry / "cmdline").read_text().startswith(title):
-                found.append(int(entry.name))
-    return found
-
-
 def main(kills: int, seed: int) -> None:
     dice = random.Random(seed)
     print("seed", seed, flush=True)
@@ -103,7 +91,7 @@ def main(kills: int, seed: int) -> None:
     constant = [Actor.remote(wrapper, wrapped) for _ in range(2)]
     victims = [Actor.remote(wrapper, wrapped) for _ in range(4)]
     pids = ray.get([actor.pid.remote() for actor in (*constant, *victims)])
-    raylet = int((Path("/proc") / str(pids[0]) / "stat").read_text().rpartition(")")[2].split()[1])
+    raylet = parent(pids[0])
     spared = set(pids[:2])
     before = allocated()
     address = ray.get_runtime_context().gcs_address
@@ -148,7 +136,7 @@ def main(kills: int, seed: int) -> None:
                     killed[kind] += 1
                 continue
             title = "ray::Actor" if kind == "actor" else "ray::Sequential"
-            candidates = [pid for pid in workers(raylet, title) if pid not in spared]
+            candidates = [pid for pid in worker_processes(title, raylet) if pid not in spared]
             if candidates:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(dice.choice(candidates), signal.SIGKILL)

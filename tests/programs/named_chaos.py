@@ -12,14 +12,13 @@ import random
 import signal
 import sys
 import time
-from pathlib import Path
 
 import ray
 import torch
 from ray.exceptions import RayActorError, RayError
 from ray.experimental import internal_kv
 
-from helpers import settles, store_used
+from helpers import parent, settles, store_used, worker_processes
 from ray_zerocopy import ModelWrapper, errors
 from ray_zerocopy.stores import named, records
 
@@ -76,25 +75,13 @@ class Caller:
         return "done"
 
 
-def processes(raylet: int, title: str) -> list[int]:
-    """The workers of our raylet that run something with this title."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            pid = int(entry.name)
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == raylet and title in (entry / "cmdline").read_text():
-                found.append(pid)
-    return found
-
-
 def main(kills: int, seed: int) -> None:
     dice = random.Random(seed)
     print("seed", seed, flush=True)
     ray.init(address="local", num_cpus=4, object_store_memory=300 * MB, include_dashboard=False, log_to_driver=False)
     callers = [Caller.remote() for _ in range(4)]
     pids = ray.get([caller.pid.remote() for caller in callers])
-    raylet = int((Path("/proc") / str(pids[0]) / "stat").read_text().rpartition(")")[2].split()[1])
+    raylet = parent(pids[0])
     published: dict[str, set[int]] = {name: set() for name in NAMES}
     killed, value, outcomes = {"keeper": 0, "maker": 0, "caller": 0}, 0, {}
     idle, calls, end = list(callers), {}, time.monotonic() + 600
@@ -124,7 +111,7 @@ def main(kills: int, seed: int) -> None:
         collect(1, 60)  # so that much is done between two deaths
         collect(len(calls), dice.random())
         victim = dice.choice(["keeper", "keeper", "maker", "maker", "caller"])
-        candidates = processes(raylet, TITLES[victim])
+        candidates = worker_processes(TITLES[victim], raylet)
         if candidates:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(dice.choice(candidates), signal.SIGKILL)

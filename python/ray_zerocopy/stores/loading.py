@@ -31,11 +31,9 @@ def load(place: Reference | Name, timeout: float | None = None, verify: bool = F
         ImageLostError: the connection has ended meanwhile.
         others as ``place.fetch``, `objects.received` and `image.load`.
     """
-    if connection.is_client():
-        raise errors.RayClientError("Loading a model")
-    number = connection.number()
+    incoming, number = _fetched(place, timeout, "Loading a model")
     key = (place.namespace, place.name) if isinstance(place, Name) else ("", "")
-    return loaded(place.fetch(timeout), key, number, verify)
+    return loaded(incoming, key, number, verify)
 
 
 def verify(place: Reference | Name, timeout: float | None = None) -> None:
@@ -44,11 +42,16 @@ def verify(place: Reference | Name, timeout: float | None = None) -> None:
     Raises:
         as `load` and `image.verify`.
     """
-    if connection.is_client():
-        raise errors.RayClientError("Verifying a model")
-    number = connection.number()
-    memory, _, _ = objects.received(place.fetch(timeout), number)
+    memory, _, _ = objects.received(*_fetched(place, timeout, "Verifying a model"))
     image.verify(memory)
+
+
+def _fetched(place: Reference | Name, timeout: float | None, action: str) -> tuple[Any, int]:
+    """What Ray gives for an image, and the number of the connection in which it does."""
+    if connection.is_client():
+        raise errors.RayClientError(action)
+    number = connection.number()
+    return place.fetch(timeout), number
 
 
 def loaded(

@@ -25,8 +25,8 @@ import tqdm
 from ray import cloudpickle
 from ray.exceptions import ObjectLostError, RaySystemError
 
-from .. import arrival, errors
-from ..arrival import Arrival
+from .. import errors
+from ..arrival import ADVICE, Arrival
 from ..graph import pipeline
 from ..stores import connection, loading, objects
 from ..stores.named import Name
@@ -200,7 +200,7 @@ class Method:
             raise
         except RaySystemError as cause:
             if "No module named 'ray_zerocopy'" in str(cause):
-                raise errors.PackageMissingError(f"{cause}\n{arrival.ADVICE}") from cause
+                raise errors.PackageMissingError(f"{cause}\n{ADVICE}") from cause
             raise
 
     def _late(self, seconds: float) -> None:
