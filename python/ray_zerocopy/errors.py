@@ -51,6 +51,26 @@ class StoreTooSmallError(RayZeroCopyError, MemoryError):
         return type(self), (self.needed, self.capacity, self.free)
 
 
+class StoreFullError(RayZeroCopyError, MemoryError):
+    """The model would fit into this node's object store, but what is there is in use, and Ray cannot spill it to disk.
+
+    Attributes:
+        needed: bytes of the image.
+    """
+
+    def __init__(self, needed: int) -> None:
+        self.needed = needed
+        super().__init__(
+            f"the model needs {needed:,} bytes of object store, and this node's store is full of objects that are in "
+            "use, while the disk that Ray spills to is full as well, or spilling is off. `ray memory` shows who holds "
+            "what; drop wrappers and loaded models that are not needed, give the store more memory "
+            "(ray.init(object_store_memory=...)), or make room on the disk of Ray's temporary folder (`df`)."
+        )
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return type(self), (self.needed,)
+
+
 class UnpicklableError(RayZeroCopyError, TypeError):
     """Something in the model or pipeline cannot be pickled.
 

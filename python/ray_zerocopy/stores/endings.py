@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 NAMESPACE = "ray_zerocopy"  # of the actors, in Ray's terms
 
-VERSION = b"version\0"  # how the keys of named images begin
+_VERSION = b"version\0"  # how the keys of named images begin
 
 CALLS = 100_000  # that may be open in one of the actors at a time: `max_concurrency`
 
@@ -20,28 +20,38 @@ CALLS = 100_000  # that may be open in one of the actors at a time: `max_concurr
 _SECONDS = 3600.0
 
 
+def key(token: str) -> bytes:
+    """The key of a version of a named image; that of any other image is its object's id."""
+    return _VERSION + token.encode()
+
+
+def is_named(key: bytes) -> bool:
+    """Whether a key is that of a named image."""
+    return key.startswith(_VERSION)
+
+
 class Endings:
-    """In an asyncio actor: those who wait for an image's end."""
+    """In an asyncio actor: those who wait for an image's end. A change wakes those whom it concerns, and nobody else."""
 
     def __init__(self, ended: Callable[[bytes], bool]) -> None:
         self._ended = ended
-        self._changed: asyncio.Event | None = None  # made where it is waited for: Python 3.8 binds it to the loop
+        self._waiting: dict[bytes, asyncio.Event] = {}
 
-    def tell(self) -> None:
-        """Have those who wait look again."""
-        if self._changed is not None:
-            self._changed.set()
-            self._changed = None
+    def tell(self, key: bytes) -> None:
+        """An image has ended."""
+        event = self._waiting.pop(key, None)
+        if event is not None:
+            event.set()
 
     async def wait(self, key: bytes) -> bool:
         """Whether an image has ended, once it has; or False after an hour, for whoever still asks to ask again."""
-        end = asyncio.get_running_loop().time() + _SECONDS
-        while not self._ended(key):
-            left = end - asyncio.get_running_loop().time()
-            if self._changed is None:
-                self._changed = asyncio.Event()
-            try:
-                await asyncio.wait_for(self._changed.wait(), left)
-            except asyncio.TimeoutError:
-                return False
+        if self._ended(key):
+            return True
+        event = self._waiting.get(key)
+        if event is None:
+            event = self._waiting[key] = asyncio.Event()
+        try:
+            await asyncio.wait_for(event.wait(), _SECONDS)
+        except asyncio.TimeoutError:
+            return False
         return True

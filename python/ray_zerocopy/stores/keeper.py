@@ -113,7 +113,7 @@ class Keeper:
         self._repairs: dict[str, asyncio.Future[Answer]] = {}  # and for an image that was lost, by token
         self._sweeping: asyncio.Task[None] | None = None
         self._metrics = metrics.Names()
-        self._endings = endings.Endings(lambda key: key not in self._keys())
+        self._endings = endings.Endings(self._is_over)
         for key, version in records.restored():
             version.reason = "the keeper's process, which owned it, has ended"
             self._models[key] = version
@@ -219,10 +219,10 @@ class Keeper:
 
     # --- inside ---
 
-    def _keys(self) -> set[bytes]:
-        """Of all versions that can be loaded."""
+    def _is_over(self, image: bytes) -> bool:
+        """Whether no version that can be loaded has this key."""
         versions = (*self._models.values(), *self._before.values())
-        return {endings.VERSION + version.token.encode() for version in versions}
+        return all(endings.key(version.token) != image for version in versions)
 
     def _show(self) -> None:
         """Say in Ray's metrics what there is."""
@@ -274,7 +274,7 @@ class Keeper:
     def _retire(self, key: Key, version: Version) -> None:
         self._drop_before(key)
         if version.image is None:
-            self._endings.tell()
+            self._endings.tell(endings.key(version.token))
             return
         self._before[key] = version
 
@@ -287,13 +287,13 @@ class Keeper:
     def _drop_before(self, key: Key) -> None:
         version = self._before.pop(key, None)
         if version is not None:
-            self._endings.tell()
+            self._endings.tell(endings.key(version.token))
             self._show()
 
     def _forget(self, key: Key) -> None:
-        del self._models[key]
+        version = self._models.pop(key)
         records.delete(key)
-        self._endings.tell()
+        self._endings.tell(endings.key(version.token))
         self._drop_before(key)
         self._show()
 

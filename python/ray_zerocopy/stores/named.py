@@ -48,7 +48,7 @@ class Name:
     @property
     def key(self) -> bytes:
         """What processes keep a loaded pipeline under, and ask by whether it is in use."""
-        return endings.VERSION + self.token.encode()
+        return endings.key(self.token)
 
     def require(self, action: str) -> None:
         """Connect to Ray if need be; a name is good in every connection to its cluster.

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import ObjectLostError, ReferenceCountingAssertionError
+from ray.exceptions import ObjectLostError, ObjectStoreFullError, OutOfDiskError, ReferenceCountingAssertionError
 
 from .. import core, errors, settings
 from ..core import Bytes
@@ -41,13 +41,18 @@ def put(parts: list[Bytes], carried: list[Any], size: int) -> ray.ObjectRef[Any]
     Raises:
         RayNotInitializedError, ForkedProcessError: as `connection.ensure`.
         StoreTooSmallError: before anything is copied.
+        StoreFullError: the store and the disk behind it are full of what is in use.
     """
     connection.ensure("Putting a model into the object store")
     if connection.is_client():
         from . import client  # which imports this
 
         return client.put(parts, carried, size)
-    return ray.put(outgoing(parts, carried, size))
+    leaving = outgoing(parts, carried, size)
+    try:
+        return ray.put(leaving)
+    except (ObjectStoreFullError, OutOfDiskError) as cause:
+        raise errors.StoreFullError(size) from cause
 
 
 def outgoing(parts: list[Bytes], carried: list[Any], size: int, owner: Any = None) -> Outgoing:

@@ -31,7 +31,7 @@ class Leases:
     async def end(self, key: bytes) -> None:
         """An image is no longer in use."""
         self._ended.add(key)
-        self._endings.tell()
+        self._endings.tell(key)
 
     async def ended(self, key: bytes) -> bool:
         """See `endings.Endings.wait`."""
@@ -101,7 +101,7 @@ def ending(key: bytes) -> Future[bool] | None:
     Args:
         key: of the image.
     """
-    name = keeper.NAME if key.startswith(endings.VERSION) else _name(_job(key))
+    name = keeper.NAME if endings.is_named(key) else _name(_job(key))
     try:
         actor: Any = ray.get_actor(name, endings.NAMESPACE)
     except Exception:  # none of this name; the cluster is ending
