@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import os
 import pickle
 import pydoc
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -16,7 +19,7 @@ import pytest
 import ray
 import torch
 
-from helpers import run_script, settles
+from helpers import allocated, run_script, settles
 from ray_zerocopy import JITModelWrapper, JITTaskWrapper, ModelWrapper, errors
 from ray_zerocopy.tasks import calls, leases
 
@@ -581,6 +584,32 @@ def test_an_image_whose_owner_is_gone(cluster):
         wrapped.run(abs, -1)
     with pytest.raises(errors.ImageLostError, match="outlives its users"):
         wrapped.models  # noqa: B018
+
+
+@pytest.mark.parametrize("how", ["sys.exit()", "ray.shutdown()", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_a_driver_that_ends_while_calls_are_under_way_leaves_nothing_in_the_store(cluster, how):
+    program = f"""
+import os, signal, sys, time, ray, torch
+ray.init({ray.get_runtime_context().gcs_address!r}, log_to_driver=False)
+from ray_zerocopy import ModelWrapper
+
+class Slow:
+    def __init__(self):
+        self.model = torch.nn.Linear(1500, 1500)  # 9 MB
+
+    def __call__(self, seconds):
+        time.sleep(seconds)
+
+wrapped = ModelWrapper.for_tasks(Slow()).options(num_cpus=0)
+wrapped(0)
+started = [wrapped.remote(30) for _ in range(3)]
+time.sleep(1)
+{how}
+"""
+    gc.collect()
+    before = allocated()
+    subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=120, check=False)
+    assert settles(lambda: allocated() <= before), f"{allocated() - before} bytes are left in the store"
 
 
 def test_a_class_that_workers_cannot_import():

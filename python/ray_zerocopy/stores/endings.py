@@ -31,7 +31,7 @@ def is_named(key: bytes) -> bool:
 
 
 class Endings:
-    """In an asyncio actor: those who wait for an image's end. A change wakes those whom it concerns, and nobody else."""
+    """In an asyncio actor: those who wait for an image's end. Only they are woken by it."""
 
     def __init__(self, ended: Callable[[bytes], bool]) -> None:
         self._ended = ended

@@ -33,7 +33,13 @@ def load(place: Reference | Name, timeout: float | None = None, verify: bool = F
     """
     incoming, number = _fetched(place, timeout, "Loading a model")
     key = (place.namespace, place.name) if isinstance(place, Name) else ("", "")
-    return loaded(incoming, key, number, verify)
+    start = time.perf_counter()
+    memory, isolation, carried = objects.received(incoming, number)
+    if verify:
+        image.verify(memory)
+    whole = image.load(memory, carried, copied=objects.SMALL if isolation == "read-only" else 0)
+    metrics.loaded(key, time.perf_counter() - start, memory)
+    return whole, memory
 
 
 def verify(place: Reference | Name, timeout: float | None = None) -> None:
@@ -52,23 +58,3 @@ def _fetched(place: Reference | Name, timeout: float | None, action: str) -> tup
         raise errors.RayClientError(action)
     number = connection.number()
     return place.fetch(timeout), number
-
-
-def loaded(
-    incoming: Any, key: tuple[str, str] = ("", ""), number: int | None = None, verify: bool = False
-) -> tuple[Any, Bytes]:
-    """As `load`, of what Ray has given for an image already.
-
-    Args:
-        incoming: what Ray gave.
-        key: namespace and name of the image, for what is recorded of the load.
-        number: that of the connection in which Ray gave it; None: this one.
-        verify: as in `load`.
-    """
-    start = time.perf_counter()
-    memory, isolation, carried = objects.received(incoming, connection.number() if number is None else number)
-    if verify:
-        image.verify(memory)
-    whole = image.load(memory, carried, copied=objects.SMALL if isolation == "read-only" else 0)
-    metrics.loaded(key, time.perf_counter() - start, memory)
-    return whole, memory

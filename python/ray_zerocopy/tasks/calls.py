@@ -17,6 +17,7 @@ from .. import errors
 from ..graph import exported
 from ..stores import connection, loading
 from ..stores.named import Name
+from ..stores.objects import Reference
 from . import kept
 
 CALL = "__call__"
@@ -27,19 +28,19 @@ here = kept.Kept()  # what this process keeps
 connection.before_end(here.clear)  # or it would become private memory, for nobody
 
 
-def loaded(incoming: Any, call: Call) -> Any:
+def loaded(place: Reference | Name, call: Call) -> Any:
     """What is in an image: kept here, or loaded now."""
     key, _, _, fresh = call
 
     def load() -> Any:
-        return (loading.load(incoming) if isinstance(incoming, Name) else loading.loaded(incoming))[0]
+        return loading.load(place)[0]
 
     return load() if fresh else here.get(key, load)
 
 
-def _called(incoming: Any, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _called(place: Reference | Name, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     _, path, name, _ = call
-    whole = loaded(incoming, call)
+    whole = loaded(place, call)
     part = functools.reduce(getattr, path, whole)
     if isinstance(part, torch.export.ExportedProgram) and name == CALL:  # which cannot be called itself
         part = exported.module_of(part)
@@ -54,18 +55,18 @@ def _called(incoming: Any, call: Call, args: tuple[Any, ...], kwargs: dict[str, 
     return result
 
 
-def run_call(incoming: Any, call: Call, /, *args: Any, **kwargs: Any) -> Any:
-    """A task: one call of a method of the pipeline in an image, which comes as an argument of the task or by name."""
+def run_call(place: Reference | Name, call: Call, /, *args: Any, **kwargs: Any) -> Any:
+    """A task: one call of a method of the pipeline in an image, of which the place comes as an argument."""
     try:
-        return _called(incoming, call, args, kwargs)
+        return _called(place, call, args, kwargs)
     finally:
         here.finished(call[0])
 
 
-def stream_call(incoming: Any, call: Call, /, *args: Any, **kwargs: Any) -> Iterator[Any]:
+def stream_call(place: Reference | Name, call: Call, /, *args: Any, **kwargs: Any) -> Iterator[Any]:
     """A task: one call of a method that yields."""
     try:
-        items = _called(incoming, call, args, kwargs)
+        items = _called(place, call, args, kwargs)
         # Ray sends statistics in, which a `yield from` would pass on; the iterator of a range, say, cannot take them
         for item in _driven(items) if inspect.isasyncgen(items) else items:  # noqa: UP028
             yield item

@@ -28,13 +28,13 @@ _numbers = itertools.count()
 _relays: list[tuple[Any, Any]] = []  # the connection, and its relay
 
 
-def look(incoming: Any, call: Call, target: Any, /) -> Interface | str | None:
+def look(place: Any, call: Call, target: Any, /) -> Interface | str | None:
     """A task: what an attribute of a pipeline is, a model (its interface), a method (`METHOD`), or a value (None)."""
     from . import calls, standin  # with torch, which the relay does without
 
     key, path, name, _ = call
     try:
-        part = functools.reduce(getattr, path, calls.loaded(incoming, call))
+        part = functools.reduce(getattr, path, calls.loaded(place, call))
         found = standin.attribute(target, part, name)
         if isinstance(found, standin.Method):
             return METHOD
@@ -43,10 +43,10 @@ def look(incoming: Any, call: Call, target: Any, /) -> Interface | str | None:
         calls.here.finished(key)
 
 
-def _streamed(incoming: Any, call: Call, /, *args: Any, **kwargs: Any) -> Iterator[Any]:
+def _streamed(place: Any, call: Call, /, *args: Any, **kwargs: Any) -> Iterator[Any]:
     from . import calls  # with torch, which the relay does without
 
-    for item in calls.stream_call(incoming, call, *args, **kwargs):  # noqa: UP028  see `calls.stream_call`
+    for item in calls.stream_call(place, call, *args, **kwargs):  # noqa: UP028  see `calls.stream_call`
         yield item
 
 
@@ -84,13 +84,13 @@ class Streaming:
     def __init__(self, options: dict[str, Any]) -> None:
         self._options = options
 
-    def remote(self, incoming: Any, call: Call, /, *args: Any, **kwargs: Any) -> Iterator[Any]:
+    def remote(self, place: Any, call: Call, /, *args: Any, **kwargs: Any) -> Iterator[Any]:
         worker = client_api.get_context().client_worker
         if not _relays or _relays[0][0] is not worker:
             _relays[:] = [(worker, _relay.remote())]
         relay, stream = _relays[0][1], next(_numbers)
         # nested, so that they arrive as references
-        ray.get(relay.start.remote(stream, self._options, [incoming, *args], call, kwargs))
+        ray.get(relay.start.remote(stream, self._options, [place, *args], call, kwargs))
         return _items(relay, stream)
 
 

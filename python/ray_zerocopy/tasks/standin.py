@@ -5,8 +5,9 @@ The caller knows little more than the names of the methods (`Interface`); a work
 image (see `calls`), so that only the first call there loads. Attributes are read from a pipeline that is loaded, and
 kept in the same way, in the caller's own process.
 
-The image is an argument of the task: Ray prefers nodes that have it, brings it to others before the task starts, and
-keeps it while calls are under way.
+The image's reference goes to the task inside an argument, and the task gets the image unless it keeps the pipeline.
+As an argument by itself Ray would bring it to the node first, and prefer nodes that have it; but an argument of a task
+that runs when its driver ends, by whatever means, stays in the store for good (Ray's issue 64627, seen with 2.60).
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ import ray
 import torch
 import tqdm
 from ray import cloudpickle
-from ray.exceptions import ObjectLostError, RaySystemError
+from ray.exceptions import RaySystemError
 
 from .. import errors
 from ..arrival import ADVICE, Arrival
 from ..graph import pipeline
-from ..stores import connection, loading, objects
+from ..stores import connection, loading
 from ..stores.named import Name
 from ..stores.objects import Reference
 from . import calls, congestion, leases, relay
@@ -136,7 +137,7 @@ class Method:
         """
         self._target.image.require(f"Calling {self.__qualname__}")
         try:
-            return self._target.task(self._name).remote(self._target.argument, self._call, *args, **kwargs)
+            return self._target.task(self._name).remote(self._target.image, self._call, *args, **kwargs)
         except Exception as cause:
             for label, value in [*enumerate(args), *kwargs.items()]:
                 try:
@@ -194,10 +195,6 @@ class Method:
         self._target.image.require(f"Waiting for {self.__qualname__}")
         try:
             return None if started is None else connection.fetch(started, late=self._late)
-        except ObjectLostError as cause:
-            if cause.object_ref_hex == self._target.image.key.hex():
-                raise objects.lost(cause) from cause
-            raise
         except RaySystemError as cause:
             if "No module named 'ray_zerocopy'" in str(cause):
                 raise errors.PackageMissingError(f"{cause}\n{ADVICE}") from cause
@@ -249,11 +246,6 @@ class _Target:
     lease: leases.Lease | None = None
     tasks: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
-    @property
-    def argument(self) -> Any:
-        """What a task gets: the reference, for which Ray prefers nodes that have the image; or the name."""
-        return self.image.reference() if isinstance(self.image, Reference) else self.image
-
     def task(self, method: str) -> Any:
         """The Ray task that calls a method: made once, which takes longer than all else that a call does here."""
         task = self.tasks.get(method)
@@ -272,7 +264,7 @@ class _Target:
         self.image.require(f"Reading {name!r} of a {self.interface.class_name}")
         task = relay.look_task.options(**{**self.options, "num_cpus": 0, "num_returns": 1})
         call: Call = (self.image.key, self.path, name, False)
-        found = ray.get(task.remote(self.argument, call, self))
+        found = ray.get(task.remote(self.image, call, self))
         if found is None:
             raise errors.RayClientError(f"Reading {name!r} of a {self.interface.class_name}")
         if found == relay.METHOD:
