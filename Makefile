@@ -50,7 +50,7 @@ lint: $(INSTALLED)
 	go tool staticcheck ./...
 
 test: lint
-	go test ./...
+	go test -race ./... # the fuzz targets' corpora, too
 	pytest
 
 # What takes too long for every change: attacks, each with figures at its end. About 40 minutes.
@@ -62,6 +62,11 @@ soak: $(INSTALLED)
 	python tests/programs/first_loads.py
 	python tests/programs/named_chaos.py 100
 	python tests/programs/kills.py 200
+	python tests/programs/signals.py 2000
+	python tests/programs/forks.py 100
+	python tests/programs/disk_full.py
+	for target in 'FuzzCheck ./gozc/image' 'FuzzIndex ./gozc/image' 'FuzzCheck ./gozc/pickle'; do \
+		go test -run '^$$' -fuzz $$target -fuzztime 30s -fuzzminimizetime 20x || exit 1; done
 
 demo: $(INSTALLED)
 	python examples/demo.py _build/demo.png

@@ -37,6 +37,36 @@ def test_a_store_too_small_is_found_out_before_anything_is_copied(cluster):
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
+# Ray told neither to spill nor to go beyond the store; a real disk that is full: tests/programs/disk_full.py
+FULL = """
+import pickle, pytest, torch
+from helpers import ray_cluster, settles
+from ray_zerocopy import ModelWrapper, errors
+config = {"automatic_object_spilling_enabled": False, "local_fs_capacity_threshold": 0.0001}
+with ray_cluster(object_store_memory=80 << 20, _system_config=config):
+    model = torch.nn.Linear(2500, 2500)  # 24 MB
+    held = [ModelWrapper.from_model(model) for _ in range(3)]
+    with pytest.raises(errors.StoreFullError, match="the disk that Ray spills to") as caught:
+        ModelWrapper.from_model(model)
+    assert caught.value.needed > model.weight.nbytes
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    assert torch.equal(held[0].load().weight, model.weight)
+
+    def fits():
+        try:
+            return torch.equal(ModelWrapper.from_model(model).load().weight, model.weight)
+        except errors.StoreFullError:
+            return False
+
+    del held[1:]
+    assert settles(fits)
+"""
+
+
+def test_a_store_that_is_full_and_cannot_spill():
+    run_script(FULL)
+
+
 @pytest.mark.parametrize(
     "nothing", ["model.pt", b"model.pt", Path("model.pt"), 5, None, {}, [1, {"a": "b"}], zoo.Holder(config={"a": 1})]
 )

@@ -189,6 +189,7 @@ class ModelWrapper(Generic[T]):
                 one, as Ray's own calls would.
             ForkedProcessError: in a process that was forked from one that uses Ray.
             StoreTooSmallError: the image does not fit into this node's store; nothing was copied.
+            StoreFullError: it would, but the store and the disk behind it are full of what is in use.
             PublishError: the copy that the cluster was to own could not be made.
             UnpicklableError: something in the pipeline cannot be pickled; the message has its path.
             DeviceError: a tensor is not in CPU memory; the message has its path.
