@@ -53,7 +53,7 @@ test: lint
 	go test -race ./... # the fuzz targets' corpora, too
 	pytest
 
-# What takes too long for every change: attacks, each with figures at its end. About 40 minutes.
+# What takes too long for every change: attacks, each with figures at its end. Under an hour.
 soak: export PYTHONPATH := $(CURDIR)/tests
 soak: $(INSTALLED)
 	python tests/programs/hostile.py 600

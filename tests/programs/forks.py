@@ -7,19 +7,16 @@ load, call, drop, rebind, write and end: a right result or the typed error, in t
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import gc
 import multiprocessing
-import os
 import random
-import signal
 import sys
 import threading
 import time
-from collections import Counter
 
 import torch
 
+from forked_children import forked
 from helpers import ray_cluster, settles, store_mappings
 from ray_zerocopy import ModelWrapper, errors
 
@@ -145,24 +142,7 @@ def bare_forks(rounds: int, held: Held, dice: random.Random) -> None:
         for _ in range(rounds):
             time.sleep(dice.random() * 0.02)
             action = dice.choice(ACTIONS)
-            child = os.fork()
-            if not child:
-                faulthandler.dump_traceback_later(20)
-                with contextlib.suppress(BaseException):
-                    act(held, action)
-                    os._exit(0)
-                os._exit(1)
-            deadline = time.monotonic() + SECONDS
-            status = 0
-            while time.monotonic() < deadline:
-                pid, status = os.waitpid(child, os.WNOHANG)
-                if pid:
-                    break
-                time.sleep(0.005)
-            else:
-                os.kill(child, signal.SIGKILL)
-                raise AssertionError(f"hangs: fork, {action}")
-            assert status == 0, f"status {status}: fork, {action}"
+            forked(lambda action=action: act(held, action))
             held.check()
     finally:
         ended.set()
@@ -212,7 +192,6 @@ def main(rounds: int, seed: int) -> None:
     dice, held = random.Random(seed), Held()
     gc.collect()
     before = store_mappings()
-    done: Counter[str] = Counter()
     for name, action in {
         "DataLoader": lambda: data_loaders(rounds, held),
         "os.fork beside threads": lambda: bare_forks(rounds, held, dice),
@@ -222,7 +201,6 @@ def main(rounds: int, seed: int) -> None:
     }.items():
         start = time.monotonic()
         action()
-        done[name] = rounds
         assert torch.equal(held.wrapper.load()(X).detach(), held.expected)
         assert torch.equal(held.standin(X), held.expected)
         gc.collect()
