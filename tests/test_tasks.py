@@ -8,6 +8,7 @@ import inspect
 import os
 import pickle
 import pydoc
+import signal
 import subprocess
 import sys
 import threading
@@ -295,7 +296,6 @@ def test_method_names_add_methods(cluster, pipeline):
 
 def test_from_model_in_task_mode(cluster, pipeline, x):
     wrapper = ModelWrapper.from_model(pipeline, mode="task")
-    assert not callable(wrapper)
     assert set(wrapper.model_refs) == {"encoder", "_private", "child"}
     assert all(isinstance(reference, ray.ObjectRef) for reference in wrapper.model_refs.values())
     fields = wrapper.serialize()
@@ -401,6 +401,174 @@ def test_map_shows_progress_on_request(wrapped, capsys):
     assert "Pipeline.add" not in capsys.readouterr().err
     list(wrapped.add.map([1, 2, 3], progress=True))
     assert "Pipeline.add: 100%" in capsys.readouterr().err
+
+
+# --- threads -----------------------------------------------------------------------------------------
+
+
+def process_and_threads() -> tuple[int, int]:
+    return os.getpid(), torch.get_num_threads()
+
+
+@pytest.mark.parametrize("first", [1, 4])
+def test_a_call_computes_with_as_many_threads_as_its_task_has_cpus(cluster, first):
+    wrapped = ModelWrapper.for_tasks(Runner())
+    plain = ray.remote(process_and_threads)
+    of_plain: dict[int, list[int]] = {}
+    for cpus in (first, 2, 1, 4, 0, 2, 0.5):
+        process, threads = wrapped.options(num_cpus=cpus).run(process_and_threads)
+        assert threads == max(1, int(cpus)), cpus
+        process, threads = ray.get(plain.remote())
+        of_plain.setdefault(process, []).append(threads)  # what was there is put back
+    assert all(len(set(threads)) <= 1 for threads in of_plain.values()), of_plain
+
+
+def threads_stream(count: int):
+    for _ in range(count):
+        yield torch.get_num_threads()
+
+
+class Threads(Runner):
+    def stream(self, count: int):
+        yield from threads_stream(count)
+
+    async def later(self) -> int:
+        await asyncio.sleep(0.001)
+        return torch.get_num_threads()
+
+    def after_setting(self, number: int) -> int:
+        torch.set_num_threads(number)
+        return torch.get_num_threads()
+
+
+def test_threads_in_methods_of_all_kinds_and_as_the_environment_says(cluster):
+    wrapped = ModelWrapper.for_tasks(Threads())
+    assert list(wrapped.options(num_cpus=3).stream(2)) == [3, 3]
+    assert wrapped.options(num_cpus=3).later() == 3
+    assert wrapped.options(num_cpus=2).after_setting(5) == 5  # a method may do as it likes
+    assert wrapped.options(num_cpus=2).later() == 2
+    asked = wrapped.options(num_cpus=2, runtime_env={"env_vars": {"OMP_NUM_THREADS": "3"}})
+    assert asked.later() == 3
+
+
+# --- notebooks ---------------------------------------------------------------------------------------
+
+
+def test_asking_what_it_is_loads_nothing(cluster, pipeline):
+    calls.here.clear()
+    other = pickle.loads(ray.cloudpickle.dumps(ModelWrapper.for_tasks(pipeline)))
+    for wrapped in (ModelWrapper.for_tasks(pipeline), other):
+        for name in (
+            "_repr_html_",
+            "_ipython_display_",
+            "_repr_mimebundle_",
+            "_ipython_canary_method_should_not_exist_",
+        ):
+            assert not hasattr(wrapped, name)
+        repr(wrapped), str(wrapped), hash(wrapped)
+        for name in {"encoder", "child", "config", "vocabulary", "calls", "temperature", "encode", "stream", "remote"}:
+            assert name in dir(wrapped)
+        assert "_private" not in dir(wrapped)
+        assert list(inspect.signature(wrapped.encode).parameters) == ["x", "times"]
+        assert inspect.signature(wrapped) == inspect.signature(pipeline)
+        pydoc.render_doc(wrapped)
+        pydoc.render_doc(wrapped.encode)
+    assert not calls.here._entries
+
+
+def test_a_signature_that_travels_is_the_same(cluster):
+    class Many:
+        def __init__(self) -> None:
+            self.model = torch.nn.Linear(2, 2)
+
+        def every(self, a, /, b: int, c: str = "c", *rest: float, d=None, e: bool = True, f=1e3, **more) -> None: ...
+
+        def odd(self, a=torch.float32, b=(1, 2), c=float("nan")): ...
+
+        @staticmethod
+        def static(a: int = 1): ...
+
+        @classmethod
+        def of_class(cls, a): ...
+
+    wrapped = ModelWrapper.for_tasks(Many())
+    other = pickle.loads(ray.cloudpickle.dumps(wrapped))
+    for name in ("every", "static", "of_class"):
+        assert inspect.signature(getattr(other, name)) == inspect.signature(getattr(wrapped, name)), name
+    assert str(inspect.signature(other.odd)) == "(a=Ellipsis, b=Ellipsis, c=Ellipsis)"
+
+
+class Dawdler(Runner):
+    def dawdle(self, marker: str) -> None:
+        for _ in range(100):
+            time.sleep(0.1)
+        Path(marker).touch()
+
+    def trickle(self, marker: str):
+        for i in range(100):
+            time.sleep(0.1)
+            yield i
+        Path(marker).touch()
+
+
+@pytest.mark.parametrize("name", ["dawdle", "trickle"])
+def test_interrupting_a_waiting_call_cancels_its_task(cluster, tmp_path, name):
+    wrapped = ModelWrapper.for_tasks(Dawdler())
+    wrapped.run(int)  # a worker is there
+    threading.Timer(1.0, signal.raise_signal, [signal.SIGINT]).start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        waited = getattr(wrapped.options(num_cpus=8), name)(str(tmp_path / "marker"))
+        list(waited)
+    assert wrapped.options(num_cpus=8).run(int) == 0  # the CPUs are free
+    assert time.monotonic() - start < 8
+    assert not (tmp_path / "marker").exists()
+
+
+def test_an_exception_that_somebody_keeps_holds_no_image(cluster):
+    pipeline = Pipeline()
+    before = allocated()
+    wrapped = ModelWrapper.for_tasks(pipeline)
+    assert allocated() > before
+    kept: list[Exception] = []
+    try:
+        wrapped.fail("why")
+    except KeyError as error:
+        kept.append(error)
+    try:
+        wrapped.add(threading.Lock())
+    except TypeError as error:
+        kept.append(error)
+    try:
+        wrapped.nothing  # noqa: B018
+    except AttributeError as error:
+        kept.append(error)
+    assert len(kept) == 3
+    calls.here.clear()
+    for error in kept:
+        error.__traceback__ = error.__traceback__.tb_next  # what this function itself holds
+    del wrapped
+    assert settles(lambda: allocated() <= before)
+
+
+def test_release_gives_the_memory_back_whoever_holds_a_stand_in(cluster):
+    pipeline = Pipeline()
+    before = allocated()
+    wrapped = ModelWrapper.for_tasks(pipeline)
+    out = [wrapped, wrapped.encode, wrapped.encoder, wrapped.options(num_cpus=2)]
+    assert wrapped.encode(torch.ones(1, 64)).shape == (1, 64)  # kept by a worker
+    assert wrapped.config  # and here
+    wrapped.release()
+    assert settles(lambda: allocated() <= before)
+    for again in (
+        lambda: wrapped.add(1),
+        lambda: out[1](1),
+        lambda: out[2].norm(),
+        lambda: wrapped.config,
+        wrapped.release,
+    ):
+        with pytest.raises(errors.ImageLostError, match="release"):
+            again()
 
 
 # --- what a worker keeps -----------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
+import re
 
 import pytest
 import ray
@@ -11,7 +13,8 @@ import torch
 import ray_zerocopy
 import zoo
 from compare import assert_same
-from ray_zerocopy import ModelWrapper
+from helpers import allocated, run_script, settles
+from ray_zerocopy import ModelWrapper, errors
 
 
 def test_serialize_gives_what_deserialize_takes(cluster):
@@ -63,10 +66,134 @@ def test_a_wrapper_keeps_the_wrapped_classs_documentation(cluster):
     assert "model" in wrapper.__annotations__
 
 
-def test_a_wrapper_is_not_callable_and_its_repr_says_what_it_holds(cluster):
+def test_the_repr_is_one_line_that_says_what_it_holds(cluster):
     wrapper = ModelWrapper.from_model(zoo.Pipeline())
-    assert not callable(wrapper)
-    assert repr(wrapper) == "ModelWrapper(Pipeline, mode='actor', models=[encoder, decoder], 4,096 bytes)"
+    object_id = wrapper.model_refs["encoder"].hex()
+    assert repr(wrapper) == (
+        f"ModelWrapper(Pipeline, object={object_id}, mode='actor', models=[encoder, decoder], 4,096 bytes)"
+    )
+    many = ModelWrapper.from_model({f"ft{i}": torch.nn.Linear(1, 1) for i in range(200)})
+    assert "models=[ft0, ft1, ft2, ft3, ft4, and 195 more]" in repr(many)
+    assert list(many.model_refs)[199] == "ft199"
+    assert list(ModelWrapper.from_model([torch.nn.Linear(1, 1), {3: torch.nn.Linear(1, 1)}]).model_refs) == ["0", "1"]
+
+
+def test_what_people_try_first_says_what_to_write(cluster):
+    model = torch.nn.Linear(2, 2)
+    wrapper = ModelWrapper.from_model(model)
+    with pytest.raises(TypeError, match=r"holds a Linear and cannot be called itself: wrapper\.load\(\)\(\.\.\.\)"):
+        wrapper(torch.ones(2))
+    with pytest.raises(AttributeError, match=r"wrapper\.load\(\)\.eval"):
+        wrapper.eval()
+    assert not hasattr(wrapper, "_repr_html_")
+    for name in ("from_pretrained", "from_checkpoint", "load_state_dict"):
+        with pytest.raises(AttributeError, match=r"AutoModel\.from_pretrained.*ModelWrapper\.from_model\(model\)"):
+            getattr(ModelWrapper, name)
+    assert not hasattr(ModelWrapper, "nothing")
+    for given in (model.state_dict(), {"layer.weight": torch.ones(2)}):
+        with pytest.raises(TypeError, match=r"model\.load_state_dict\(state_dict\), and wrap the model"):
+            ModelWrapper.from_model(given)
+    shared = ModelWrapper.from_model({"state": model.state_dict()}).load()
+    assert torch.equal(shared["state"]["weight"], model.weight)
+    with pytest.raises(TypeError, match="A path is not loaded"):
+        ModelWrapper.from_model("model.pt")
+    with pytest.raises(TypeError, match=r"use ModelWrapper\.from_model\(model\)"):
+        ModelWrapper(model)
+
+
+def test_release_gives_the_memory_back_whoever_holds_the_wrapper(cluster):
+    model = torch.nn.Linear(1024, 1024)
+    before = allocated()
+    wrapper = ModelWrapper.from_model(model)
+    out = [wrapper, copy.copy(wrapper)]
+    loaded = wrapper.load()
+    wrapper.release()
+    assert torch.equal(loaded.weight, model.weight)
+    assert allocated() > before  # as long as it is loaded
+    del loaded
+    assert settles(lambda: allocated() <= before)
+    for again in (out[1].load, out[1].release, lambda: ray.put(out[1]), lambda: out[1].model_refs):
+        with pytest.raises(errors.ImageLostError, match="release"):
+            again()
+    named = ModelWrapper.from_model(model, name="not released")
+    with pytest.raises(ValueError, match=r"ModelWrapper\.delete\('not released'\)"):
+        named.release()
+    named.delete()
+
+
+def test_an_error_of_a_load_holds_no_image(cluster):
+    model = FailsToLoad()
+    before = allocated()
+    wrapper = ModelWrapper.from_model(model)
+    kept = []
+    for verify in (False, True):
+        try:
+            wrapper.load(verify=verify)
+        except ValueError as error:
+            kept.append(error.with_traceback(error.__traceback__.tb_next))
+    assert len(kept) == 2
+    del wrapper
+    assert settles(lambda: allocated() <= before)
+
+
+class FailsToLoad:
+    def __init__(self):
+        self.model = torch.nn.Linear(1024, 1024)
+
+    def __setstate__(self, state):
+        raise ValueError("not today")
+
+
+def test_the_log_says_what_a_put_and_a_load_took(cluster, caplog):
+    model = torch.nn.Linear(1024, 1024)
+    with caplog.at_level("INFO", "ray_zerocopy"):
+        wrapper = ModelWrapper.from_model(model)
+        wrapper.load()
+    put, load = (record.getMessage() for record in caplog.records if record.name == "ray_zerocopy")
+    identity = wrapper.model_refs["model"].hex()
+    assert re.fullmatch(rf"put a Linear, now object {identity}: {wrapper.nbytes:,} bytes in [\d.]+ ms", put)
+    assert re.fullmatch(
+        rf"loaded a Linear from object {identity}: {wrapper.nbytes:,} bytes in [\d.]+ ms, and 0\.0 s of imports", load
+    )
+    caplog.clear()
+    wrapper.load()
+    ModelWrapper.from_model(model)
+    assert not caplog.records  # unless asked for
+
+
+def test_the_log_tells_imports_from_loading(cluster, tmp_path):
+    (tmp_path / "takes_long.py").write_text("import time, torch\ntime.sleep(0.7)\nclass Model(torch.nn.Linear): ...\n")
+    (tmp_path / "needed.py").write_text("import time\ntime.sleep(0.3)\n")
+    program = """
+import logging, sys, ray, torch
+sys.path.insert(0, FOLDER)
+import needed, takes_long
+from ray_zerocopy import ModelWrapper
+
+class Pipeline:
+    def __init__(self):
+        self.model = takes_long.Model(2, 2)
+    def use(self):
+        return needed
+
+@ray.remote
+def load(wrapper):
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout)
+    wrapper.load()
+
+ray.init(address="local", num_cpus=1, object_store_memory=80_000_000, include_dashboard=False, runtime_env=
+    {"env_vars": {"PYTHONPATH": ":".join(sys.path)}})
+ray.get(load.remote(ModelWrapper.from_model(Pipeline())))
+import time; time.sleep(2)
+"""
+    output = run_script(program.replace("FOLDER", repr(str(tmp_path)))).stdout
+    found = re.search(
+        r"loaded a Pipeline from object \w+: [\d,]+ bytes in ([\d.]+) ms, and ([\d.]+) s of imports \((.*)\)", output
+    )
+    assert found, output
+    assert 1.0 <= float(found[2]) < 5
+    assert float(found[1]) < 500
+    assert {"takes_long", "needed"} <= set(found[3].split(", "))
 
 
 def test_the_public_names():

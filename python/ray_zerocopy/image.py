@@ -137,13 +137,14 @@ def build(root: Any, name: str, named: Iterable[tuple[str, torch.Tensor, bool]])
 
 
 @_collector_paused
-def load(memory: Bytes, carried: list[Any], copied: int = 0) -> Any:
+def load(memory: Bytes, carried: list[Any], copied: int = 0, imports: skeleton.Imports | None = None) -> Any:
     """Rebuild the object of an image over its memory, which stays alive as long as a tensor of the object does.
 
     Args:
         memory: the whole image.
         carried: what travelled beside it.
         copied: blocks of up to so many bytes are copied, and the others are used where they lie.
+        imports: as in `skeleton.load`.
 
     Raises:
         ForeignImageError, ImageVersionError, DamagedImageError: the bytes are not a sound image.
@@ -158,7 +159,7 @@ def load(memory: Bytes, carried: list[Any], copied: int = 0) -> Any:
     parts = [data[offset : offset + size] for offset, size in zip(offsets, sizes)]
     if copied:
         parts = [memoryview(bytearray(part)) if len(part) <= copied else part for part in parts]
-    return skeleton.load(whole[start : start + length], parts, carried)
+    return skeleton.load(whole[start : start + length], parts, carried, imports)
 
 
 def verify(memory: Bytes) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 import pickle
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Literal, Mapping, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Mapping, NoReturn, Protocol, TypeVar, cast, overload
 
 import ray
 
-from . import core, errors, image
+from . import core, errors, image, traces
 from .arrival import Arrival
 from .graph import pipeline
 from .stores import connection, loading, named, objects
@@ -25,6 +27,9 @@ from .tasks import calls, leases, standin
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+_log = logging.getLogger("ray_zerocopy")
+_SHOWN = 5  # models in a repr
 
 T = TypeVar("T")
 M = TypeVar("M")  # of a class method: pyright does not infer the class's own there
@@ -105,7 +110,22 @@ def delete(name: str, namespace: str | None = None) -> None:
     named.delete(named.key(name, namespace))
 
 
-class ModelWrapper(Generic[T]):
+class _Class(type):
+    """The class of the wrappers, for what people look for in it."""
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(cls, name: str) -> Any:
+            hint = ""
+            if name.startswith(("from_", "load", "open")):
+                hint = (
+                    "; it wraps what is loaded already: make the model, by AutoModel.from_pretrained(...) or "
+                    f"torch.load(...), and then {cls.__name__}.from_model(model)"
+                )
+            raise AttributeError(f"type object {cls.__name__!r} has no attribute {name!r}{hint}")
+
+
+class ModelWrapper(Generic[T], metaclass=_Class):
     """A model or pipeline in Ray's object store, one copy for all workers of a node.
 
     The wrapper is small and can be pickled: pass it to actors, tasks, Ray Data (``fn_constructor_kwargs``) or Ray Serve
@@ -201,6 +221,7 @@ class ModelWrapper(Generic[T]):
         existing = naming.existing()
         if existing is not None:
             return cls._of_name(*existing, mode)
+        start = time.perf_counter()
         built, description = _taken_apart(model_or_pipeline, mode, model_attr_names, method_names)
         parts = built.parts, built.carried, built.size
         if lifetime is None:
@@ -211,6 +232,9 @@ class ModelWrapper(Generic[T]):
             wrapper = cls._of_name(*naming.publish(naming.put(*parts), _about(built, description)), mode)
         if wrapper._skeleton.class_name == description.class_name:  # and not another model, that was there meanwhile
             wrapper._document(type(model_or_pipeline))
+            milliseconds = 1e3 * (time.perf_counter() - start)
+            where = wrapper._skeleton.image
+            _log.info(f"put a {description.class_name}, now {where}: {built.size:,} bytes in {milliseconds:.1f} ms")
         return wrapper
 
     @classmethod
@@ -383,12 +407,16 @@ class ModelWrapper(Generic[T]):
         found = named.find((image.namespace, image.name), image.version)
         return cast("Self", type(self)._of_name(*found, mode=mode))
 
+    @traces.holds_nothing
     def load(self, prefault: bool = False, timeout: float | None = None, verify: bool = False) -> T:
         """Rebuild the model or pipeline in this process, over the one copy of its weights on this node.
 
         Each call gives an object of its own. Its weights are writable, and a write stays in this process: the
         pages written become private memory, all others stay shared (see `isolation`). In task mode nothing is loaded
         here: the result is what `for_tasks` gives.
+
+        It takes milliseconds. What the first load in a process takes above that is the import of what the pipeline's
+        classes need (torch, transformers: seconds); the logger ``ray_zerocopy`` tells one from the other at level INFO.
 
         Args:
             prefault: fill the page tables now (several threads), so that the first forward does not have to.
@@ -419,6 +447,7 @@ class ModelWrapper(Generic[T]):
         """As `load`, in a thread: an event loop, such as that of an async actor, goes on meanwhile."""
         return await asyncio.get_running_loop().run_in_executor(None, self.load, prefault, timeout, verify)
 
+    @traces.holds_nothing
     def verify(self, timeout: float | None = None) -> None:
         """Compare all bytes of this node's copy with the checksums that were made when the model was put.
 
@@ -434,6 +463,20 @@ class ModelWrapper(Generic[T]):
         outline = self._skeleton
         outline.image.require("Verifying a model")
         loading.verify(outline.image, timeout)
+
+    def release(self) -> None:
+        """Give the store its memory back now, whoever in this process still holds this wrapper or a copy of it.
+
+        For notebooks, which keep what they have shown. All wrappers and stand-ins of this image in this process raise
+        `ImageLostError` from now on. A process that has been sent a copy holds the image until it drops that, and
+        whoever has loaded it until they drop what was loaded.
+
+        Raises:
+            ValueError: the model has a name: `delete` ends it.
+            ImageLostError: it was released before.
+            ForkedProcessError: this process was forked from one that uses Ray.
+        """
+        standin.release(self._skeleton.image)
 
     @property
     def model_refs(self) -> dict[str, ray.ObjectRef[Any]]:
@@ -476,12 +519,36 @@ class ModelWrapper(Generic[T]):
         return _RESTORED, (type(self), self._skeleton, models, self._is_standalone_module, self._mode)
 
     def __repr__(self) -> str:
-        names = ", ".join(self._models)
-        known = f"name={self.name!r}, version={self.version}, " if self.name is not None else ""
+        """One line: class, name and version or object id, mode, the first models, bytes."""
+        image = self._skeleton.image
+        known = f"object={image.key.hex()}" if isinstance(image, Reference) else f"name={image.name!r}"
+        if isinstance(image, Name):
+            known += f", version={image.version}"
+        names = list(self._models)
+        shown = ", ".join(names[:_SHOWN]) + (f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
         return (
-            f"{type(self).__name__}({self._skeleton.class_name}, {known}mode={self._mode!r}, models=[{names}], "
+            f"{type(self).__name__}({self._skeleton.class_name}, {known}, mode={self._mode!r}, models=[{shown}], "
             f"{self.nbytes:,} bytes)"
         )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise a TypeError that says how to call what is wrapped."""
+        loaded = "wrapper.load()(...), once in each worker" if self._mode == "actor" else "wrapper.load()(...)"
+        raise TypeError(
+            f"a {type(self).__name__} holds a {self._skeleton.class_name} and cannot be called itself: {loaded}; or "
+            f"{type(self).__name__}.for_tasks(model)(...), where each call is a Ray task"
+        )
+
+    if not TYPE_CHECKING:  # or a type checker would take any name
+
+        def __getattr__(self, name: str) -> Any:
+            here = type(self).__name__
+            if name.startswith("_"):
+                raise AttributeError(f"{here!r} object has no attribute {name!r}")
+            raise AttributeError(
+                f"{here!r} object has no attribute {name!r}; those of the {self._skeleton.class_name} that it holds "
+                f"are on what it loads: wrapper.load().{name}"
+            )
 
     # --- inside ---
 
@@ -535,6 +602,11 @@ def _taken_apart(
     model_or_pipeline: Any, mode: Mode, model_attr_names: Sequence[str] | None, method_names: Sequence[str] | None
 ) -> tuple[image.Image, Description]:
     """The image of a model or pipeline, and what is to be said of it."""
+    if pipeline.is_state_dict(model_or_pipeline):
+        raise TypeError(
+            "this is a state_dict, which holds no model: model.load_state_dict(state_dict), and wrap the model. To "
+            "share the tensors as they are, wrap an object that holds the dictionary: from_model({'state': state_dict})"
+        )
     standalone = isinstance(model_or_pipeline, pipeline.MODELS)
     models = pipeline.models(model_or_pipeline, model_attr_names, private=mode == "task")
     _require_methods([model_or_pipeline, *models.values()], method_names or ())

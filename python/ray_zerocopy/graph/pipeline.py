@@ -5,8 +5,9 @@ Names only: what is shared and how it comes back does not depend on them, since 
 
 from __future__ import annotations
 
+import ast
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Union
 
 import torch
@@ -47,7 +48,7 @@ def models(pipeline: Any, chosen: Sequence[str] | None, private: bool) -> dict[s
         return {name: getattr(pipeline, name) for name in chosen}
     found: dict[str, Any] = {}
     for label, child in children(pipeline):
-        name = _without_dot(label)
+        name = _as_name(label)
         if (private or not name.startswith("_")) and next(named_models(child), None) is not None:
             found[name] = child
     return found
@@ -69,8 +70,27 @@ def named_models(root: Any) -> Iterator[tuple[str, Model]]:
     yield from walk("", root)
 
 
+def _as_name(label: str) -> str:
+    """A label of an attribute or an item as one would name it: ``encoder`` for ``['encoder']``, too."""
+    if label.startswith("["):
+        key = ast.literal_eval(label[1:-1]) if label[1:2] in "'\"" else label[1:-1]
+        return str(key)
+    return _without_dot(label)
+
+
 def _without_dot(path: str) -> str:
     return path[1:] if path.startswith(".") else path
+
+
+def is_state_dict(given: Any) -> bool:
+    """Whether something is what a module's ``state_dict()`` gives, or a checkpoint that holds the same."""
+    if not isinstance(given, Mapping) or not given:
+        return False
+    if hasattr(given, "_metadata"):
+        return True
+    return all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in given.items()) and any(
+        "." in name for name in given
+    )
 
 
 def is_model(part: Any) -> bool:

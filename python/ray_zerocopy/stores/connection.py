@@ -204,13 +204,19 @@ class Pin:
 _pins: dict[int, weakref.ref[Pin]] = {}
 
 
-def _keep_pins() -> None:
-    """Keep what is held alive for good, interpreter's end included. A forked child shares its parent's connection to
-    the store: what it gives back there, the parent loses."""
+def pins() -> Iterator[Pin]:
+    """What this process holds."""
     for reference in list(_pins.values()):
         pin = reference()
         if pin is not None:
-            _increment(pin._held)
+            yield pin
+
+
+def _keep_pins() -> None:
+    """Keep what is held alive for good, interpreter's end included. A forked child shares its parent's connection to
+    the store: what it gives back there, the parent loses."""
+    for pin in pins():
+        _increment(pin._held)
 
 
 os.register_at_fork(after_in_child=_keep_pins)
@@ -231,16 +237,25 @@ class Claim(Pin):
 
         Raises:
             ForkedProcessError: it belongs to the process that this one was forked from.
-            ImageLostError: it belongs to an earlier connection.
+            ImageLostError: it belongs to an earlier connection, or was given back.
         """
         if self._pid != os.getpid():
             raise errors.ForkedProcessError(action)
         refuse_fork(action)
         _require_number(self.number if ray.is_initialized() else _NONE, action)
+        if self._held is None:
+            raise errors.ImageLostError(
+                f"{action} is not possible: release() has given the store its memory back. Wrap the model again."
+            )
 
     def usable(self) -> bool:
         """Whether the reference can be used."""
-        return self._pid == os.getpid() and self.number == number() and bool(ray.is_initialized())
+        return (
+            self._held is not None
+            and self._pid == os.getpid()
+            and self.number == number()
+            and bool(ray.is_initialized())
+        )
 
 
 # --- waiting for objects -----------------------------------------------------------------------------

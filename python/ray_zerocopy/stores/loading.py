@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
 from .. import errors, image
 from ..core import Bytes
+from ..graph.skeleton import Imports
 from . import connection, metrics, objects
 from .named import Name
 from .objects import Reference
+
+_log = logging.getLogger("ray_zerocopy")
 
 
 def load(place: Reference | Name, timeout: float | None = None, verify: bool = False) -> tuple[Any, Bytes]:
@@ -37,8 +41,16 @@ def load(place: Reference | Name, timeout: float | None = None, verify: bool = F
     memory, isolation, carried = objects.received(incoming, number)
     if verify:
         image.verify(memory)
-    whole = image.load(memory, carried, copied=objects.SMALL if isolation == "read-only" else 0)
-    metrics.loaded(key, time.perf_counter() - start, memory)
+    imports = Imports() if _log.isEnabledFor(logging.INFO) else None
+    whole = image.load(memory, carried, objects.SMALL if isolation == "read-only" else 0, imports)
+    seconds = time.perf_counter() - start
+    metrics.loaded(key, seconds, memory)
+    if imports is not None:
+        packages = f" ({', '.join(sorted(imports.packages))})" if imports.packages else ""
+        _log.info(
+            f"loaded a {type(whole).__qualname__} from {place}: {memory.nbytes:,} bytes in "
+            f"{1e3 * (seconds - imports.seconds):.1f} ms, and {imports.seconds:.1f} s of imports{packages}"
+        )
     return whole, memory
 
 

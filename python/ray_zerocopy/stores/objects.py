@@ -74,13 +74,22 @@ SMALL = 64 << 10
 
 
 class Reference(connection.Claim):
-    """An image without a name: it ends with its last reference, or the process that put it."""
+    """An image without a name: it ends with its last reference, or the process that put it.
 
-    @property
-    def key(self) -> bytes:
-        """What processes keep a loaded pipeline under, and ask by whether it is in use."""
-        key: bytes = self._held.binary()
-        return key
+    Attributes:
+        key: what processes keep a loaded pipeline under, and ask by whether it is in use.
+    """
+
+    def __init__(self, reference: ray.ObjectRef[Any]) -> None:
+        super().__init__(reference)
+        self.key: bytes = reference.binary()
+
+    def give_back(self) -> None:
+        """Give up all references of this process to the image, whoever holds them. Raises as `require`."""
+        self.require("Releasing a model")
+        for pin in connection.pins():
+            if pin == self:
+                pin.release()
 
     def reference(self, timeout: float | None = None) -> ray.ObjectRef[Any]:
         """Ray's reference. Raises as `require`."""
@@ -108,6 +117,9 @@ class Reference(connection.Claim):
     def __reduce__(self) -> Any:
         self.require("Pickling a wrapper")
         return Reference, (self._held,)
+
+    def __str__(self) -> str:
+        return f"object {self.key.hex()}"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Reference) and self.key == other.key

@@ -1,13 +1,18 @@
 """The worker's side of a call: the task itself, which runs one method of the pipeline in an image.
 
 A worker keeps what it has loaded from an image (see `kept`), so that only the first call there loads.
+
+Relied upon, tried with ray 2.10 and 2.60: while a task runs, ``OMP_NUM_THREADS`` is the number of its CPUs, unless it
+was set by somebody else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
+import os
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any, Tuple
 
@@ -55,10 +60,30 @@ def _called(place: Reference | Name, call: Call, args: tuple[Any, ...], kwargs: 
     return result
 
 
+@contextlib.contextmanager
+def _threads() -> Iterator[None]:
+    """Compute with as many threads as this task has CPUs.
+
+    Torch itself decides once in a process, by the task in which it is imported there.
+    """
+    before = torch.get_num_threads()
+    try:
+        # as torch reads them
+        text = os.environ.get("MKL_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS", "")
+        wanted = int(text) if text.isdecimal() else before
+        if wanted not in (0, before):
+            torch.set_num_threads(wanted)
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
+
+
 def run_call(place: Reference | Name, call: Call, /, *args: Any, **kwargs: Any) -> Any:
     """A task: one call of a method of the pipeline in an image, of which the place comes as an argument."""
     try:
-        return _called(place, call, args, kwargs)
+        with _threads():
+            return _called(place, call, args, kwargs)
     finally:
         here.finished(call[0])
 
@@ -66,10 +91,11 @@ def run_call(place: Reference | Name, call: Call, /, *args: Any, **kwargs: Any) 
 def stream_call(place: Reference | Name, call: Call, /, *args: Any, **kwargs: Any) -> Iterator[Any]:
     """A task: one call of a method that yields."""
     try:
-        items = _called(place, call, args, kwargs)
-        # Ray sends statistics in, which a `yield from` would pass on; the iterator of a range, say, cannot take them
-        for item in _driven(items) if inspect.isasyncgen(items) else items:  # noqa: UP028
-            yield item
+        with _threads():
+            items = _called(place, call, args, kwargs)
+            # Ray sends statistics in, which a `yield from` would pass on; a range's iterator, say, cannot take them
+            for item in _driven(items) if inspect.isasyncgen(items) else items:  # noqa: UP028
+                yield item
     finally:
         here.finished(call[0])
 

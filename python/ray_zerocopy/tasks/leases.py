@@ -57,6 +57,12 @@ class Lease:
         _news.put((key, False, os.getpid(), connection.number()))
 
 
+def end(key: bytes) -> None:
+    """Say so now, whoever still holds a lease."""
+    _serve()
+    _news.put((key, True, os.getpid(), connection.number()))
+
+
 _held: dict[int, weakref.ref[Lease]] = {}
 _numbers = itertools.count()
 _news: queue.SimpleQueue[tuple[bytes, bool, int, int]] = queue.SimpleQueue()

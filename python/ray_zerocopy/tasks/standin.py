@@ -12,6 +12,7 @@ that runs when its driver ends, by whatever means, stays in the store for good (
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import itertools
@@ -26,13 +27,14 @@ import tqdm
 from ray import cloudpickle
 from ray.exceptions import RaySystemError
 
-from .. import errors
+from .. import errors, traces
 from ..arrival import ADVICE, Arrival
 from ..graph import pipeline
+from ..graph.paths import children
 from ..stores import connection, loading
 from ..stores.named import Name
 from ..stores.objects import Reference
-from . import calls, congestion, leases, relay
+from . import calls, congestion, leases, relay, signatures
 from .calls import CALL, Call
 
 # What nn.Module itself offers and only reads: done in the caller's process, over the shared weights.
@@ -42,7 +44,8 @@ _READERS = {
     "named_buffers", "named_children", "named_modules", "named_parameters", "parameters", "state_dict",
 }
 # fmt: on
-_NAMES_SIZE = 2000  # bytes of method names that travel with a stand-in; others are looked up in the image
+# Bytes of names of methods, of names of attributes and of signatures that travel with a stand-in.
+_METHODS, _ATTRIBUTES, _SIGNATURES = 1800, 700, 700
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class Interface:
         class_name: name of its class.
         methods: names of its methods, those of the most derived class first, as many as stay small.
         generators: those of them that yield.
+        attributes: names of its public attributes, as many as stay small.
+        signatures: see `signatures.text`, by method, as many as stay small.
         functions: the functions, static and class methods behind them, for documentation. Like ``documentation``, that
             of the class, it stays in this process; elsewhere the image tells.
     """
@@ -60,11 +65,13 @@ class Interface:
     class_name: str
     methods: tuple[str, ...]
     generators: tuple[str, ...]
+    attributes: tuple[str, ...] = ()
+    signatures: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
     functions: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     documentation: str | None = field(default=None, compare=False, repr=False)
 
     def __reduce__(self) -> Any:
-        return Interface, (self.class_name, self.methods, self.generators)
+        return Interface, (self.class_name, self.methods, self.generators, self.attributes, self.signatures)
 
 
 def interface(part: Any, extra: Iterable[str] = ()) -> Interface:
@@ -83,14 +90,40 @@ def interface(part: Any, extra: Iterable[str] = ()) -> Interface:
     for name in (*extra, *pipeline.method_names(part)):
         if callable(getattr(part, name, None)):
             found.setdefault(name, inspect.getattr_static(cls, name, None))
-    sizes = itertools.accumulate(len(name) + 4 for name in found)
-    names = tuple(name for name, size in zip(found, sizes) if size < _NAMES_SIZE)
-    generators = tuple(name for name in names if _yields(_plain(found[name])))
-    return Interface(cls.__qualname__, names, generators, found, cls.__doc__)
+    names = _few(found, _METHODS)
+    generators = tuple(name for name in names if _yields(signatures.plain(found[name])))
+    texts = dict(zip(names, _few((signatures.text(found[name]) for name in names), _SIGNATURES)))
+    attributes = _few(dict.fromkeys(_attributes(part)), _ATTRIBUTES)
+    return Interface(cls.__qualname__, names, generators, attributes, texts, found, cls.__doc__)
 
 
-def _plain(function: Any) -> Any:
-    return function.__func__ if isinstance(function, (staticmethod, classmethod)) else function
+def _few(texts: Iterable[str], most: int) -> tuple[str, ...]:
+    """The first of some texts, as many as fit into so many bytes."""
+    few, size = [], 0
+    for text in texts:
+        size += len(text) + 4
+        if size > most:
+            break
+        few.append(text)
+    return tuple(few)
+
+
+def _attributes(part: Any) -> Iterator[str]:
+    """The names of the public attributes of a model or pipeline that are no methods."""
+    if isinstance(part, torch.nn.Module):
+        for group in (part.named_children(), part.named_parameters(recurse=False), part.named_buffers(recurse=False)):
+            yield from (name for name, _ in group)
+    if not isinstance(part, torch.jit.ScriptModule):
+        yield from (label[1:] for label, _ in children(part) if label[:1] == "." and label[1:2] != "_")
+        for cls in type(part).__mro__:
+            if cls.__module__.partition(".")[0] != "torch":
+                yield from (
+                    name
+                    for name, value in vars(cls).items()
+                    if name[:1] != "_" and isinstance(value, (property, functools.cached_property))
+                )
+    if isinstance(part, torch.nn.Module):
+        yield from ("training", *sorted(_READERS))
 
 
 def _yields(function: Any) -> bool:
@@ -103,12 +136,13 @@ class Method:
     def __init__(self, target: _Target, name: str, function: Any = None) -> None:
         self._target, self._name, self._function = target, name, function
         if function is not None:
-            functools.update_wrapper(self, _plain(function), updated=())
+            functools.update_wrapper(self, signatures.plain(function), updated=())
         self.__name__ = name
         self.__qualname__ = f"{target.interface.class_name}.{name}"
 
+    @traces.holds_nothing
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the method in a task, and wait for its result.
+        """Run the method in a task, and wait for its result. Interrupting the wait cancels the task.
 
         Returns:
             The result; of a method that yields, an iterator over what it yields; with ``num_returns``, a list.
@@ -119,8 +153,11 @@ class Method:
             PackageMissingError: the process that was to run the call does not have this package.
             ForkedProcessError, UnpicklableArgumentError: as `remote`.
         """
-        return self._result(self.remote(*args, **kwargs))
+        started = self.remote(*args, **kwargs)
+        with self._cancelled_by_interrupt(started):
+            return self._result(started)
 
+    @traces.holds_nothing
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Start the method in a task.
 
@@ -176,22 +213,21 @@ class Method:
                         continue
                 elif not started:
                     return
-                result = self._result(started.popleft())
+                with self._cancelled_by_interrupt(started[0]):
+                    result = self._result(started.popleft())
                 if bar is not None:
                     bar.update(1)
                 yield result
         finally:
-            if self._target.image.usable():
-                for call in started:
-                    if call:
-                        ray.cancel(call[0] if isinstance(call, list) else call)
+            for call in started:
+                self._cancel(call)
             del pin
             if bar is not None:
                 bar.close()
 
     def _result(self, started: Any) -> Any:
         if started is not None and not isinstance(started, (list, ray.ObjectRef)):
-            return (self._result(reference) for reference in started)
+            return self._items(started)
         self._target.image.require(f"Waiting for {self.__qualname__}")
         try:
             return None if started is None else connection.fetch(started, late=self._late)
@@ -199,6 +235,23 @@ class Method:
             if "No module named 'ray_zerocopy'" in str(cause):
                 raise errors.PackageMissingError(f"{cause}\n{ADVICE}") from cause
             raise
+
+    def _items(self, started: Any) -> Iterator[Any]:
+        with self._cancelled_by_interrupt(started):
+            for reference in started:
+                yield self._result(reference)
+
+    @contextlib.contextmanager
+    def _cancelled_by_interrupt(self, started: Any) -> Iterator[None]:
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit):
+            self._cancel(started)
+            raise
+
+    def _cancel(self, started: Any) -> None:
+        if started and self._target.image.usable() and not inspect.isgenerator(started):  # as Ray Client's
+            ray.cancel(started[0] if isinstance(started, list) else started)
 
     def _late(self, seconds: float) -> None:
         congestion.warn_if_stuck(self.__qualname__, self._target.options.get("num_cpus", 1), seconds)
@@ -210,11 +263,8 @@ class Method:
     @property
     def __signature__(self) -> inspect.Signature:
         if self._function is None:  # it came from another process
-            return inspect.signature(getattr(self._target.here(), self._name))
-        signature = inspect.signature(_plain(self._function))
-        if isinstance(self._function, staticmethod):
-            return signature
-        return signature.replace(parameters=list(signature.parameters.values())[1:])
+            return signatures.read(self._target.interface.signatures.get(self._name, ""))
+        return signatures.of(self._function)
 
     def __repr__(self) -> str:
         return f"<{self.__qualname__}, each call a Ray task>"
@@ -291,8 +341,8 @@ class StandIn:
 
     A model among the pipeline's attributes is a stand-in too. Other attributes can be read, as they were when the
     pipeline was wrapped, and none can be set. A stand-in is small and can be pickled: into tasks, actors, Ray Data.
-    Where the pipeline itself has a method ``remote``, ``options`` or ``map``, that one is meant; each method has
-    the three of its own.
+    Where the pipeline itself has a method ``remote``, ``options``, ``map`` or ``release``, that one is meant; each
+    method has the first three of its own.
     """
 
     __slots__ = ("__target", "__weakref__")
@@ -337,6 +387,10 @@ class StandIn:
         """
         return self.__itself("map").map(*iterables, max_in_flight=max_in_flight, progress=progress)
 
+    def release(self) -> None:
+        """Give the store its memory back now; see `ray_zerocopy.ModelWrapper.release`."""
+        release(self.__target.image)
+
     def __itself(self, action: str) -> Method:
         described = self.__target.interface
         if CALL not in described.methods:
@@ -348,9 +402,10 @@ class StandIn:
         method: Method = getattr(self, CALL)
         return method
 
+    @traces.holds_nothing
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name.endswith("__"):
-            raise AttributeError(name)  # a question of Python's or of a library's, such as __array__
+        if name.endswith("_") and name.startswith(("__", "_repr_", "_ipython_")):
+            raise AttributeError(name)  # a question of Python's, of a library's (__array__), or of a notebook's
         target = self.__target
         return target.elsewhere(name) if connection.is_client() else attribute(target, target.here(), name)
 
@@ -365,8 +420,7 @@ class StandIn:
         setattr(self, name, None)
 
     def __dir__(self) -> Iterable[str]:
-        there = () if connection.is_client() else dir(self.__target.here())
-        return sorted({*super().__dir__(), *there})
+        return sorted({*super().__dir__(), *self.__target.interface.attributes})
 
     def __repr__(self) -> str:
         return f"<{'.'.join((self.__target.interface.class_name, *self.__target.path))}, each call a Ray task>"
@@ -376,6 +430,18 @@ class StandIn:
 
     def _method(self, name: str, function: Any) -> Method:
         return Method(self.__target, name, function)
+
+
+def release(place: Reference | Name) -> None:
+    """See `ray_zerocopy.ModelWrapper.release`."""
+    if isinstance(place, Name):
+        raise ValueError(
+            f"{place.name!r} is a named model, which nobody holds by a reference: release() is for models without a "
+            f"name. ModelWrapper.delete({place.name!r}) ends it"
+        )
+    place.give_back()
+    calls.here.drop(place.key)
+    leases.end(place.key)
 
 
 def attribute(target: _Target, part: Any, name: str) -> Any:
@@ -410,7 +476,7 @@ class _Offer:
 
     def __get__(self, instance: StandIn | None, owner: type) -> Any:
         if instance is None:
-            return _plain(self._function) or self  # for help()
+            return signatures.plain(self._function) or self  # for help()
         return instance._method(self._name, self._function)
 
 
@@ -431,6 +497,7 @@ def _made(base: type[StandIn], target: _Target) -> Any:
     # a class of its own: callable() and help() ask the class
     cls = type(described.class_name.rpartition(".")[2], (base,), {
         **{name: _Offer(name, described.functions.get(name)) for name in described.methods},
+        **({"__signature__": _OF_CALL} if CALL in described.methods else {}),
         "__slots__": (),
         "__doc__": "\n\n".join(filter(None, [described.documentation, base.__doc__])),
         "__module__": base.__module__,
@@ -438,6 +505,7 @@ def _made(base: type[StandIn], target: _Target) -> Any:
     return _aimed(cls, target)
 
 
+_OF_CALL = property(lambda made: getattr(made, CALL).__signature__)
 _MADE = Arrival(_made)
 
 
