@@ -23,7 +23,7 @@ from compare import assert_same
 from helpers import run_script
 from make_golden import aligned, example, resealed, written
 from ray_zerocopy import core, errors, image
-from ray_zerocopy.graph import pipeline
+from ray_zerocopy.graph import pipeline, rebuild
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -221,6 +221,37 @@ def test_numbers_of_a_pickle_that_lie(root, old, new, says):
     memory = replaced(*head_of(root), old, new)
     with pytest.raises(errors.DamagedImageError, match=says):
         image.load(memory, [])
+
+
+SOUND = (3, "<", None, ("a", "b"), {"a": (np.dtype("i4"), 0), "b": (np.dtype("i4"), 4)}, 8, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("constructor", "state"),
+    [
+        ("i4", (3, "<", None, -1, -1, 0)),  # over which NumPy ends the process
+        ("i4", (3, "<", None, None, None, -1, -1)),
+        ("i4", [3, "<", None, None, None, -1, -1, 0]),
+        ("i4", (3, "<", None, None, None, 2**31 - 1, -1, 0)),
+        ("i4", (3, "|", None, None, None, -1, -1, 63)),  # bytes that would be taken for objects
+        ("V8", (*SOUND[:5], 7, 1, 0)),
+        ("V8", (*SOUND[:7], 63)),
+        ("V8", (*SOUND[:3], ("a", "c"), *SOUND[4:])),
+        ("V8", (*SOUND[:4], {"a": (np.dtype("i4"), -4), "b": (np.dtype("i4"), 4)}, *SOUND[5:])),
+        ("V8", (*SOUND[:4], {"a": ("i4", 0), "b": (np.dtype("i4"), 4)}, *SOUND[5:])),
+        ("V8", (3, "|", (np.dtype("i4"), (2, 1 << 40)), None, None, 8, 1, 0)),
+        ("V8", (3, "|", (np.dtype("i4"), "x"), None, None, 8, 1, 0)),
+    ],
+)
+def test_states_of_dtypes_that_lie(constructor, state):
+    with pytest.raises(errors.DamagedImageError, match="dtype"):
+        rebuild._dtype_of_state((constructor, False, True), state)
+    assert rebuild._dtype_of_state(("V8", False, True), SOUND) == np.dtype([("a", "i4"), ("b", "i4")])
+
+
+def test_no_image_has_pickle_set_the_state_of_a_dtype():
+    skeleton = written(zoo.ZOO["numpy_arrays"]()[0]).tobytes()
+    assert b"\x8c\x05dtype" not in skeleton
 
 
 def test_sparse_indices_that_lie():

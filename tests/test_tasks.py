@@ -571,6 +571,50 @@ def test_release_gives_the_memory_back_whoever_holds_a_stand_in(cluster):
             again()
 
 
+EDITED = """
+import importlib, pathlib, sys, warnings
+import ray, torch
+sys.path.insert(0, FOLDER)
+file = pathlib.Path(FOLDER, "edited_in_a_notebook.py")
+TEXT = "import torch\\nclass Model(torch.nn.Linear):\\n    def which(self):\\n        return {!r}\\ndef helper(x):\\n    return x\\n"
+sys.dont_write_bytecode = True
+file.write_text(TEXT.format("first"))
+import edited_in_a_notebook as module
+from ray_zerocopy import ModelWrapper, errors
+
+@ray.remote(num_cpus=0)
+class Actor:
+    def which(self, wrapper):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            answers = [wrapper.load()["model"].which() for _ in range(2)]
+        return answers, [str(each.message) for each in caught if each.category is errors.StaleCodeWarning]
+
+environment = {"env_vars": {"PYTHONPATH": ":".join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"}}
+ray.init(address="local", num_cpus=1, object_store_memory=80_000_000, include_dashboard=False, runtime_env=environment)
+actor = Actor.remote()
+
+def wrap():
+    return ModelWrapper.from_model({"model": module.Model(2, 2), "function": module.helper})
+
+answers, said = ray.get(actor.which.remote(wrap()))
+assert (answers, said) == (["first", "first"], []), (answers, said)
+file.write_text(TEXT.format("second"))
+importlib.reload(module)
+answers, said = ray.get(actor.which.remote(wrap()))
+assert answers == ["first", "first"]  # the worker's
+assert len(said) == 1 and "edited_in_a_notebook.Model is other code in this process" in said[0], said
+assert ray.get(Actor.remote().which.remote(wrap())) == (["second", "second"], [])  # a new one
+module.helper.__code__ = (lambda x: -x).__code__
+answers, said = ray.get(actor.which.remote(wrap()))
+assert len(said) == 1 and "edited_in_a_notebook.helper" in said[0], said
+"""
+
+
+def test_a_worker_that_runs_other_code_says_so(tmp_path):
+    run_script(EDITED.replace("FOLDER", repr(str(tmp_path))))
+
+
 # --- what a worker keeps -----------------------------------------------------------------------------
 
 

@@ -383,6 +383,12 @@ def numpy_arrays():
         scalar=np.array(3.0),
         frozen=frozen,
         number=np.float32(1.5),
+        moments=np.array(["2020-01-01", "NaT"], "M8[us]"),
+        dtypes=[
+            np.dtype(each) for each in (">i2", "?", "U7", "S3", "O", "m8[3D]", "V5", "g", [("t", "M8[s]"), ("u", "O")])
+        ],
+        aligned=np.zeros(3, np.dtype([("a", "i1"), ("b", "f8", (2,))], align=True)),
+        described=np.dtype("f4", metadata={"unit": "m"}),
     ), None
 
 

@@ -254,6 +254,10 @@ class NoFreeCpuWarning(UserWarning):
     """A call of a stand-in has waited for long, and actors hold the CPUs that it needs."""
 
 
+class StaleCodeWarning(UserWarning):
+    """A class or function of the user's own is other code in this process than it was where the model was wrapped."""
+
+
 class SettingError(RayZeroCopyError, ValueError):
     """An environment variable of this package has a value that it does not take."""
 

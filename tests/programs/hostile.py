@@ -23,17 +23,18 @@ import numpy as np
 import torch
 
 import zoo
-from make_golden import resealed, written
+from make_golden import example, resealed, written
 from ray_zerocopy import errors, image
 from ray_zerocopy.graph import skeleton
 
 ALLOWED = (errors.ImageError, errors.ClassNotFoundError)
 HEADROOM = 100 << 20
-GOLDEN = Path(__file__).parent.parent / "golden" / "v1.image"
 
 
 def corpus() -> dict[str, np.ndarray]:
-    found = {"golden": np.fromfile(GOLDEN, np.uint8)}
+    # not the images in tests/golden: before dtypes had a function of ours, pickle set their state, and NumPy (2.4) ends
+    # the process where that is not what NumPy wrote
+    found = {"example": written(example())}
     for name, make in zoo.ZOO.items():
         root = make()[0]
         whole = written(root)

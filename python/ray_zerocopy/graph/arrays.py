@@ -1,4 +1,5 @@
-"""NumPy arrays whose axes were permuted: described by the order of the axes, so that their memory is not copied."""
+"""NumPy's dtypes, and arrays whose axes were permuted: described by the order of the axes, so that their memory is not
+copied."""
 
 from __future__ import annotations
 
@@ -7,6 +8,20 @@ from typing import Any
 import numpy as np
 
 from . import rebuild
+
+
+def reduce_dtype(dtype: np.dtype[Any]) -> Any:
+    """What pickle's ``reducer_override`` returns for a dtype.
+
+    NumPy's own way has pickle set the state of a dtype, and ends the process where a byte of that is wrong (2.4).
+    """
+    plain = dtype.names is None and dtype.subdtype is None and dtype.metadata is None
+    if plain and dtype.char in np.typecodes["All"] and np.dtype(dtype.str) == dtype:
+        return rebuild._dtype, (dtype.str,)
+    reduced = dtype.__reduce__()
+    if len(reduced) == 3 and reduced[0] is np.dtype:
+        return rebuild._dtype_of_state, reduced[1:]
+    return NotImplemented
 
 
 def reduce(array: np.ndarray[Any, Any]) -> Any:

@@ -13,13 +13,15 @@ registered. `tests/test_roundtrip.py`, `tests/test_torchscript.py` and `tests/te
 
 from __future__ import annotations
 
+import importlib
 import io
 import math
 import re
 import sys
 import threading
+import warnings
 from collections import OrderedDict
-from typing import Any, Union
+from typing import Any, Union, cast
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ from torch.nn.utils import parametrize
 from torch.storage import TypedStorage, UntypedStorage
 
 from .. import errors
+from . import stamps
 
 _C: Any = torch._C  # typed in part
 
@@ -38,6 +41,33 @@ Item = Union[UntypedStorage, memoryview]
 def _itself(item: Any) -> Any:
     """What the loader put into a slot, where the object graph holds just that."""
     return item
+
+
+def _as_it_was(module: str, name: str, stamp: bytes) -> Any:
+    """A class or function of a user's own module, by name."""
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise AttributeError(f"Can't get attribute {name!r} on {sys.modules[module]!r}") from None
+    here = (module, name, stamp)
+    if here not in _compared:
+        _compared.add(here)
+        if stamps.stamp(found) not in (None, stamp):
+            warnings.warn(
+                f"{module}.{name} is other code in this process (of {sys.modules[module].__file__}) than where "
+                "the model was wrapped: the module was edited after one of the two had imported it. This process goes "
+                "on with what it has imported. Start new workers: new actors, or for calls of a stand-in "
+                "wrapped.options(runtime_env={'env_vars': {'EDITED': '1'}}), another value each time; reload the "
+                "module before you wrap if it is the driver that has old code.",
+                errors.StaleCodeWarning,
+                stacklevel=2,
+            )
+    return found
+
+
+_compared: set[tuple[str, str, bytes]] = set()
 
 
 # --- arguments -------------------------------------------------------------------------------------
@@ -169,6 +199,44 @@ def _quantized_tensor(
 
 def _transposed(dense: np.ndarray[Any, Any], axes: tuple[int, ...]) -> np.ndarray[Any, Any]:
     return dense.transpose(axes)
+
+
+def _dtype(text: str) -> np.dtype[Any]:
+    if type(text) is not str:
+        raise _damaged(f"a dtype of a {type(text).__name__}")
+    return np.dtype(text)
+
+
+def _dtype_of_state(arguments: tuple[Any, ...], state: tuple[Any, ...]) -> np.dtype[Any]:
+    """A structured dtype, or one of another library's. NumPy believes what a state says; it is checked here."""
+    made: Any = np.dtype(*arguments)
+    kinds: tuple[Any, ...] = (int, str, (tuple, type(None)), (tuple, type(None)), (dict, type(None)), int, int, int)
+    sound = type(state) is tuple and len(state) in (8, 9) and all(map(isinstance, state, kinds))
+    if not sound:
+        raise _damaged("a dtype of a state that is none")
+    _, _, sub, names, fields, size, _, flags = state[:8]
+    inner: list[tuple[Any, int]] = []
+    if sub is not None:
+        base, shape = sub
+        shape = shape if type(shape) is tuple else (shape,)
+        if not all(type(length) is int and length >= 0 for length in shape) or not isinstance(base, np.dtype):
+            raise _damaged("a dtype of a state that is none")
+        inner = [(base, base.itemsize * (math.prod(shape) - 1))]
+    if (names is None) != (fields is None) or set(names or ()) - set(fields or ()):
+        raise _damaged("a dtype with fields of other names")
+    for field in (fields or {}).values():
+        if not isinstance(field[0], np.dtype) or type(field[1]) is not int or field[1] < 0:
+            raise _damaged("a dtype with a field that is none")
+        inner.append((field[0], field[1]))
+    if inner:
+        if any(offset + part.itemsize > size for part, offset in inner):
+            raise _damaged(f"a dtype of {size} bytes with a field that is longer")
+    elif size not in (-1, made.itemsize):
+        raise _damaged(f"a dtype of {made.itemsize} bytes and of {size}")
+    if bool(flags & 1) != any(part.hasobject for part, _ in inner or [(made, 0)]):
+        raise _damaged("a dtype that mistakes bytes for objects")
+    made.__setstate__(state)
+    return cast("np.dtype[Any]", made)
 
 
 # --- modules ---------------------------------------------------------------------------------------

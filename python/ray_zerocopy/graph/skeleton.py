@@ -20,6 +20,7 @@ import io
 import pickle
 import sys
 import time
+import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +33,7 @@ from ray.actor import ActorHandle
 from torch.storage import TypedStorage, UntypedStorage
 
 from .. import core, errors
-from . import arrays, exported, modules, rebuild, tensors, torchscript
+from . import arrays, exported, modules, rebuild, stamps, tensors, torchscript
 from .paths import blame
 
 STORAGE, MEMORY, CARRIED = 0, 1, 2  # kinds of reference, in the lowest two bits
@@ -162,9 +163,9 @@ class _Timed(pickle.Unpickler):
         if module not in sys.modules:
             return self._timed(module, lambda: super(_Timed, self).find_class(module, name))
         found = super().find_class(module, name)
-        # what classes that travel by value import, modules that are their globals
-        if name == "subimport" and module.partition(".")[0] in ("ray", "cloudpickle"):
-            return lambda package: self._timed(package, lambda: found(package))
+        # what imports a module by itself: the second for those that are globals of classes that travel by value
+        if found is rebuild._as_it_was or (name == "subimport" and module.partition(".")[0] in ("ray", "cloudpickle")):
+            return lambda package, *rest: self._timed(package, lambda: found(package, *rest))
         return found
 
     def _timed(self, module: str, importing: Callable[[], Any]) -> Any:
@@ -231,11 +232,18 @@ class _Pickler(cloudpickle.Pickler):
         if isinstance(obj, (ray.ObjectRef, ActorHandle)) or type(obj).__module__ == _CLIENT:
             self._skeleton.carried.append(obj)
             return rebuild._itself, (self._slot(len(self._skeleton.carried) - 1, CARRIED),)
+        if isinstance(obj, np.dtype):
+            return arrays.reduce_dtype(obj)
         if type(obj) is np.ndarray:
             reduced = arrays.reduce(obj)
             if reduced is not NotImplemented:
                 return reduced
-        return super().reducer_override(obj)
+        reduced = super().reducer_override(obj)
+        if reduced is NotImplemented and isinstance(obj, (type, types.FunctionType)):
+            stamp = stamps.stamp(obj)
+            if stamp is not None:
+                return rebuild._as_it_was, (obj.__module__, obj.__qualname__, stamp)
+        return reduced
 
     def finish(self) -> Skeleton:
         uses: dict[int, int] = {}

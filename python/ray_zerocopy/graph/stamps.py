@@ -1,0 +1,86 @@
+"""Whether a class or function that is found by its name is the one that was wrapped.
+
+Code of a library does not change under its users' feet. A module of the user's own does: it is edited, reloaded in a
+notebook, wrapped again, and a worker that imported it before goes on with the old code. So what comes from such modules
+is stamped with a digest of its code, and a process that finds other code says so.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import site
+import sys
+import sysconfig
+import types
+from collections.abc import Iterator
+from typing import Any
+
+_CONSTANTS = (int, float, complex, bool, str, bytes, type(None), type(...))
+_LIBRARIES = tuple(
+    {
+        *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+        *site.getsitepackages(),
+        site.getusersitepackages(),
+    }
+)
+_OURS = __name__.partition(".")[0]
+
+
+def stamp(found: Any) -> bytes | None:
+    """The digest of a class or function, None if its code is no user's own: of a library, or not from a file."""
+    if not _is_users(found.__module__):
+        return None
+    digest = hashlib.blake2b(digest_size=8)
+    for part in found.__mro__ if isinstance(found, type) else (found,):
+        if _is_users(part.__module__):
+            for name, code in _codes(part):
+                digest.update(repr((name, _described(code))).encode())
+    return digest.digest()
+
+
+def _is_users(module: str | None) -> bool:
+    loaded = sys.modules.get(module or "")
+    if loaded is None or module == "__main__" or str(module).partition(".")[0] == _OURS:
+        return False
+    file = getattr(loaded, "__file__", None)
+    # pytest rewrites the modules of tests while they are imported, and only in its own process
+    rewritten = type(getattr(loaded, "__loader__", None)).__module__.startswith("_pytest")
+    return bool(file) and not rewritten and not str(file).startswith(_LIBRARIES)
+
+
+def _codes(part: Any) -> Iterator[tuple[str, types.CodeType]]:
+    if isinstance(part, types.FunctionType):
+        yield part.__name__, part.__code__
+        return
+    for name, value in sorted(vars(part).items(), key=lambda item: item[0]):
+        for function in _functions(value):
+            yield name, function.__code__
+
+
+def _functions(value: Any) -> Iterator[types.FunctionType]:
+    if isinstance(value, property):
+        for each in (value.fget, value.fset, value.fdel):
+            yield from _functions(each)
+    elif isinstance(value, (staticmethod, classmethod)):
+        yield from _functions(value.__func__)
+    elif isinstance(value, functools.cached_property):
+        yield from _functions(value.func)
+    elif isinstance(value, types.FunctionType):
+        yield value
+        yield from _functions(getattr(value, "__wrapped__", None))
+
+
+def _described(code: types.CodeType) -> Any:
+    """What a function does, without where it stands."""
+    return code.co_code, code.co_names, code.co_varnames, code.co_freevars, [_constant(each) for each in code.co_consts]
+
+
+def _constant(value: Any) -> Any:
+    if isinstance(value, types.CodeType):
+        return _described(value)
+    if isinstance(value, tuple):
+        return [_constant(each) for each in value]
+    if isinstance(value, frozenset):  # whose order is another one in each process
+        return sorted(repr(_constant(each)) for each in value)
+    return value if isinstance(value, _CONSTANTS) else type(value).__name__
