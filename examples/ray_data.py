@@ -35,7 +35,7 @@ def main() -> None:
     scored = ds.map_batches(
         InferenceActor,
         fn_constructor_kwargs={"model_wrapper": model_wrapper},
-        compute=ActorPoolStrategy(size=4),  # or, shorter: concurrency=4
+        compute=ActorPoolStrategy(size=4),
         batch_size=100,
     ).take_all()
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import gc
 import pickle
 import re
 
+import numpy as np
 import pytest
 import ray
 import torch
@@ -203,3 +206,92 @@ def test_the_public_names():
     assert set(ray_zerocopy.__all__) == here | listing | later
     for name in ray_zerocopy.__all__:
         assert hasattr(ray_zerocopy, name)
+
+
+# --- parts -------------------------------------------------------------------------------------------
+
+
+class Parts:
+    def __init__(self):
+        self.encoder = torch.nn.Sequential(torch.nn.Linear(64, 512), torch.nn.BatchNorm1d(512)).eval()
+        self.decoder = torch.nn.Linear(512, 64)
+        self.tied = torch.nn.Linear(512, 64)
+        self.tied.weight = self.decoder.weight
+        self.heads = {"topic": torch.nn.Linear(4, 4), "again": self.decoder}
+        self.table = np.arange(100_000)
+        self.number = ray.put(7)
+
+
+class WithReference(torch.nn.Module):
+    def __init__(self, reference):
+        super().__init__()
+        self.linear, self.reference = torch.nn.Linear(8, 8), reference
+
+
+def test_one_model_of_a_pipeline_is_what_it_is_in_the_pipeline(cluster, worker):
+    pipeline = Parts()
+    wrapper = ModelWrapper.from_model(pipeline)
+    assert list(wrapper.model_refs) == ["encoder", "decoder", "tied", "heads"]
+    for name in wrapper.model_refs:
+        assert_same(getattr(pipeline, name), wrapper.load(name))
+        assert_same(getattr(pipeline, name), worker(lambda w, name: w.load(name), wrapper, name))
+    heads = wrapper.load("heads")
+    first, second = wrapper.load("decoder"), wrapper.load("decoder", verify=True, prefault=True)
+    with torch.no_grad():
+        first.weight.zero_()
+    assert torch.equal(second.weight, pipeline.decoder.weight)  # a write stays with it
+    assert torch.equal(heads["again"].weight, pipeline.decoder.weight)
+    assert torch.equal(wrapper.load().decoder.weight, pipeline.decoder.weight)
+    x = torch.randn(2, 64)
+    assert torch.equal(wrapper.load("encoder")(x), pipeline.encoder(x))
+    assert torch.equal(asyncio.run(wrapper.load_async("encoder"))(x), pipeline.encoder(x))
+
+
+def test_one_model_of_lists_dictionaries_names_and_the_like(cluster):
+    many = {f"ft{i}": torch.nn.Linear(i + 1, 2) for i in range(20)}
+    assert_same(many["ft13"], ModelWrapper.from_model(many).load("ft13"))
+    listed = [torch.nn.Linear(2, 2), torch.nn.Linear(3, 3)]
+    assert_same(listed[1], ModelWrapper.from_model(listed).load("1"))
+    pipeline = Parts()
+    chosen = ModelWrapper.from_model(pipeline, model_attr_names=["table", "heads"])
+    assert np.array_equal(chosen.load("table"), pipeline.table)
+    assert np.array_equal(ModelWrapper.from_model(pipeline, model_attr_names=["table"]).load("table"), pipeline.table)
+    alone = ModelWrapper.from_model(pipeline.decoder)
+    assert_same(pipeline.decoder, alone.load("model"))
+    references = {"a": WithReference(ray.put("a")), "b": WithReference(ray.put("b"))}
+    carried = ModelWrapper.from_model(references)
+    del references
+    assert ray.get(carried.load("b").reference) == "b"
+    named = ModelWrapper.from_model(pipeline, name="parts")
+    assert_same(pipeline.encoder, ModelWrapper.get("parts").load("encoder"))
+    assert_same(pipeline.encoder, pickle.loads(pickle.dumps(named)).load("encoder"))
+    made = ModelWrapper.from_factory(Parts, name="made parts")
+    assert made.load("decoder").weight.shape == (64, 512)
+    named.delete()
+    made.delete()
+    x = torch.randn(2, 64)
+    in_tasks = ModelWrapper.from_model(pipeline, mode="task")
+    assert torch.equal(in_tasks.load("encoder")(x), pipeline.encoder(x))
+
+
+def test_a_part_that_is_none_says_which_there_are(cluster):
+    wrapper = ModelWrapper.from_model(Parts())
+    with pytest.raises(errors.NotAModelError, match=r"no model 'encodr' .* it has 'encoder', 'decoder' and others"):
+        wrapper.load("encodr")
+    with pytest.raises(errors.NotAModelError, match="'encoder', 'decoder', 'tied', 'heads'"):
+        wrapper.load("nothing like it")
+    with pytest.raises(TypeError, match=r"load\(prefault=\.\.\.\)"):
+        wrapper.load(True)
+
+
+def test_a_part_holds_the_image_as_long_as_it_lives(cluster):
+    pipeline = Parts()
+    wrapper = ModelWrapper.from_model(pipeline)
+    part, size = wrapper.load("decoder"), wrapper.nbytes
+    del wrapper
+    gc.collect()
+    assert not settles(lambda: allocated() < size, 2)
+    assert_same(pipeline.decoder, part)
+    before = allocated()
+    del part
+    assert settles(lambda: allocated() <= before - size)

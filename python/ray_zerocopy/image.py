@@ -11,7 +11,8 @@ import gc
 import json
 import os
 import struct
-from collections.abc import Callable, Iterable
+import typing
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -41,6 +42,7 @@ class Image:
         owners: what keeps the memory behind ``parts`` alive.
         tensors: number of tensors in the index.
         blocks: number of blocks of memory: of storages, arrays and other buffers.
+        single: the first of the blocks that are skeletons of parts, see `build`; they come last.
     """
 
     parts: list[Bytes]
@@ -49,6 +51,7 @@ class Image:
     owners: list[Any]
     tensors: int
     blocks: int
+    single: int
 
 
 _paused = False
@@ -88,27 +91,28 @@ os.register_at_fork(after_in_child=_resume)
 
 
 @_collector_paused
-def build(root: Any, name: str, named: Iterable[tuple[str, torch.Tensor, bool]]) -> Image:
+def build(root: Any, name: str, named: Iterable[tuple[str, torch.Tensor, bool]], parts: Sequence[Any] = ()) -> Image:
     """Make the image of an object, without copying any large block of bytes.
 
     Args:
         root: a model, a pipeline, or any object.
         name: what errors call it.
         named: name, tensor and whether ``state_dict`` has it, for the index.
+        parts: of the object, each of which can be loaded by itself, too.
 
     Raises:
         UnpicklableError, DeviceError: as `skeleton.dump`.
     """
-    parts = skeleton.dump(root, name)
-    count = len(parts.blocks)
-    blocks = np.array(parts.blocks, np.int64).reshape(count, 2)
+    apart = skeleton.dump(root, name, parts)
+    count = len(apart.blocks)
+    blocks = np.array(apart.blocks, np.int64).reshape(count, 2)
     offsets = np.zeros(count, np.int64)
     table = np.zeros((count + 1, 3), np.int64)
     segments = table[: core.plan(core.address(blocks), count, core.address(offsets), core.address(table))]
 
-    entries = _index(named, parts.rows, blocks, offsets, segments)
+    entries = _index(named, apart.rows, blocks, offsets, segments)
     index = json.dumps({"tensors": entries}, separators=(",", ":"))
-    data = np.frombuffer(parts.data, np.uint8)
+    data = np.frombuffer(apart.data, np.uint8)
     size = core.head_size(len(segments), core.address(blocks), count, data.nbytes, len(index))
     head = np.zeros(size, np.uint8)
     core.encode_head(
@@ -133,11 +137,17 @@ def build(root: Any, name: str, named: Iterable[tuple[str, torch.Tensor, bool]])
             core.pack(core.address(blocks), count, core.address(offsets), offset, core.address(packed), length)
             views.append(packed)
     end = int(segments[-1, 1] + segments[-1, 2]) if len(segments) else 0
-    return Image(views, parts.carried, size + end, parts.owners, len(entries), count)
+    return Image(views, apart.carried, size + end, apart.owners, len(entries), apart.parts, apart.parts)
 
 
 @_collector_paused
-def load(memory: Bytes, carried: list[Any], copied: int = 0, imports: skeleton.Imports | None = None) -> Any:
+def load(
+    memory: Bytes,
+    carried: list[Any],
+    copied: int = 0,
+    imports: skeleton.Imports | None = None,
+    single: int | None = None,
+) -> Any:
     """Rebuild the object of an image over its memory, which stays alive as long as a tensor of the object does.
 
     Args:
@@ -145,6 +155,7 @@ def load(memory: Bytes, carried: list[Any], copied: int = 0, imports: skeleton.I
         carried: what travelled beside it.
         copied: blocks of up to so many bytes are copied, and the others are used where they lie.
         imports: as in `skeleton.load`.
+        single: the block with the skeleton of a part: that part only.
 
     Raises:
         ForeignImageError, ImageVersionError, DamagedImageError: the bytes are not a sound image.
@@ -156,10 +167,29 @@ def load(memory: Bytes, carried: list[Any], copied: int = 0, imports: skeleton.I
     offsets, sizes = rows.T.tolist()
     whole = memoryview(memory)
     data = whole[head_size:]
+    if single is not None:
+        if single >= blocks:
+            raise errors.DamagedImageError(f"a part in block {single} of {blocks}")
+        few = _Blocks(data, offsets, sizes, copied)
+        return skeleton.load(few[single], few, carried, imports)
     parts = [data[offset : offset + size] for offset, size in zip(offsets, sizes)]
     if copied:
         parts = [memoryview(bytearray(part)) if len(part) <= copied else part for part in parts]
     return skeleton.load(whole[start : start + length], parts, carried, imports)
+
+
+class _Blocks(typing.Sequence[memoryview]):
+    """The blocks of an image, of which a part needs few."""
+
+    def __init__(self, data: memoryview, offsets: list[int], sizes: list[int], copied: int) -> None:
+        self._data, self._offsets, self._sizes, self._copied = data, offsets, sizes, copied
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __getitem__(self, row: Any) -> Any:
+        part = self._data[self._offsets[row] : self._offsets[row] + self._sizes[row]]
+        return memoryview(bytearray(part)) if len(part) <= self._copied else part
 
 
 def verify(memory: Bytes) -> None:

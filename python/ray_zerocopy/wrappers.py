@@ -4,6 +4,7 @@ workers."""
 from __future__ import annotations
 
 import asyncio
+import difflib
 import functools
 import logging
 import os
@@ -49,6 +50,8 @@ class Outline:
         class_name: name of the wrapped object's class.
         nbytes: length of the image in bytes.
         interface: in task mode, the wrapped object's methods.
+        single: block of the image with the skeleton of the first model by itself, those of the others follow; None:
+            there are none.
         lease: in the process that wrapped the object, in task mode, where the image has no name.
     """
 
@@ -56,10 +59,11 @@ class Outline:
     class_name: str
     nbytes: int
     interface: standin.Interface | None = None
+    single: int | None = None
     lease: leases.Lease | None = field(default=None, compare=False, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Outline, (self.image, self.class_name, self.nbytes, self.interface)
+        return Outline, (self.image, self.class_name, self.nbytes, self.interface, self.single)
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class Description:
         models: the names of its models, in task mode with the methods that were asked for.
         standalone: whether it is a model itself.
         mode: how it was wrapped.
+        single: as in `Outline`.
     """
 
     class_name: str
@@ -78,6 +83,7 @@ class Description:
     models: dict[str, set[str] | None]
     standalone: bool
     mode: Mode
+    single: int | None = None
 
 
 class _DeleteByName(Protocol):
@@ -140,7 +146,11 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         ...         self.pipeline = model_wrapper.load()
         ...     def __call__(self, batch):
         ...         return self.pipeline(batch)
-        >>> ds.map_batches(InferenceActor, fn_constructor_kwargs={"model_wrapper": wrapper}, concurrency=4)
+        >>> ds.map_batches(
+        ...     InferenceActor,
+        ...     fn_constructor_kwargs={"model_wrapper": wrapper},
+        ...     compute=ActorPoolStrategy(size=4),
+        ... )
     """
 
     def __init__(
@@ -407,8 +417,18 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         found = named.find((image.namespace, image.name), image.version)
         return cast("Self", type(self)._of_name(*found, mode=mode))
 
+    @overload
+    def load(
+        self, part: None = None, prefault: bool = False, timeout: float | None = None, verify: bool = False
+    ) -> T: ...
+
+    @overload
+    def load(self, part: str, prefault: bool = False, timeout: float | None = None, verify: bool = False) -> Any: ...
+
     @traces.holds_nothing
-    def load(self, prefault: bool = False, timeout: float | None = None, verify: bool = False) -> T:
+    def load(
+        self, part: str | None = None, prefault: bool = False, timeout: float | None = None, verify: bool = False
+    ) -> Any:
         """Rebuild the model or pipeline in this process, over the one copy of its weights on this node.
 
         Each call gives an object of its own. Its weights are writable, and a write stays in this process: the
@@ -419,12 +439,16 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         classes need (torch, transformers: seconds); the logger ``ray_zerocopy`` tells one from the other at level INFO.
 
         Args:
-            prefault: fill the page tables now (several threads), so that the first forward does not have to.
+            part: the name of one of the pipeline's models, as in `model_refs`: that alone, in the time that it takes
+                by itself.
+            prefault: fill the page tables of the whole image now (several threads), so that the first forward does not
+                have to.
             timeout: seconds in which the image has to be on this node; None: without end.
             verify: compare all bytes with the checksums that were made when the model was put, at the speed of
                 reading them.
 
         Raises:
+            NotAModelError: no model of the pipeline has the name in ``part``.
             ForkedProcessError: this process was forked from one that uses Ray.
             ImageLostError: the image is no longer in the store, or `ray.shutdown` has been called in this process.
             LoadTimeoutError: the time is over.
@@ -433,19 +457,37 @@ class ModelWrapper(Generic[T], metaclass=_Class):
                 tensor that is not what was put.
         """
         outline = self._skeleton
+        if part is not None:
+            self._require_part(part)
         outline.image.require("Loading a model")
         if outline.interface is not None:
-            made: T = standin.stand_in(standin.StandIn, outline.image, outline.interface, outline.lease)
-            return made
-        loaded: T
-        loaded, memory = loading.load(outline.image, timeout, verify)
+            made = standin.stand_in(standin.StandIn, outline.image, outline.interface, outline.lease)
+            return made if part is None or self._is_standalone_module else getattr(made, part)
+        names = list(self._models)
+        single = None if part is None or outline.single is None else outline.single + names.index(part)
+        loaded, memory = loading.load(outline.image, timeout, verify, single)
         if prefault:
             core.prefault(core.address(memory), memory.nbytes)
+        if part is not None and single is None:
+            return pipeline.models(loaded, None, private=True).get(part) or getattr(loaded, part)
         return loaded
 
-    async def load_async(self, prefault: bool = False, timeout: float | None = None, verify: bool = False) -> T:
+    @overload
+    async def load_async(
+        self, part: None = None, prefault: bool = False, timeout: float | None = None, verify: bool = False
+    ) -> T: ...
+
+    @overload
+    async def load_async(
+        self, part: str, prefault: bool = False, timeout: float | None = None, verify: bool = False
+    ) -> Any: ...
+
+    async def load_async(
+        self, part: str | None = None, prefault: bool = False, timeout: float | None = None, verify: bool = False
+    ) -> Any:
         """As `load`, in a thread: an event loop, such as that of an async actor, goes on meanwhile."""
-        return await asyncio.get_running_loop().run_in_executor(None, self.load, prefault, timeout, verify)
+        load = functools.partial(self.load, part, prefault, timeout, verify)
+        return await asyncio.get_running_loop().run_in_executor(None, load)
 
     @traces.holds_nothing
     def verify(self, timeout: float | None = None) -> None:
@@ -565,7 +607,7 @@ class ModelWrapper(Generic[T], metaclass=_Class):
             interface = description.interface
             lease = leases.Lease(image.key) if isinstance(image, Reference) else None
         models = {name: None if methods is None else (None, methods) for name, methods in description.models.items()}
-        outline = Outline(image, description.class_name, nbytes, interface, lease)
+        outline = Outline(image, description.class_name, nbytes, interface, description.single, lease)
         return _restored(cls, outline, models, description.standalone, mode)
 
     @classmethod
@@ -577,6 +619,18 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         if wrapped.__doc__:
             self.__doc__ = f"{type(self).__doc__}\n\nWrapped class documentation:\n{wrapped.__doc__}"
         self.__annotations__ = dict(getattr(wrapped, "__annotations__", {}))
+
+    def _require_part(self, part: Any) -> None:
+        if not isinstance(part, str):
+            raise TypeError(
+                f"load() takes the name of a model first, not {part!r}: load(prefault=...), load(timeout=...)"
+            )
+        if part not in self._models:
+            near = difflib.get_close_matches(part, self._models, 3) or list(self._models)[:_SHOWN]
+            raise errors.NotAModelError(
+                f"this {self._skeleton.class_name} has no model {part!r} to be loaded by itself; it has "
+                f"{', '.join(map(repr, near))}{' and others' if len(near) < len(self._models) else ''} (model_refs)"
+            )
 
     def _required_name(self, what: str) -> Name:
         image = self._skeleton.image
@@ -610,8 +664,9 @@ def _taken_apart(
     standalone = isinstance(model_or_pipeline, pipeline.MODELS)
     models = pipeline.models(model_or_pipeline, model_attr_names, private=mode == "task")
     _require_methods([model_or_pipeline, *models.values()], method_names or ())
+    parts = list(models.values()) if len(models) > 1 else []  # of one alone the rest is not worth sparing
     built = image.build(
-        model_or_pipeline, "model" if standalone else "pipeline", pipeline.named_tensors(model_or_pipeline)
+        model_or_pipeline, "model" if standalone else "pipeline", pipeline.named_tensors(model_or_pipeline), parts
     )
     if not (built.blocks or models or built.carried) and next(pipeline.named_models(model_or_pipeline), None) is None:
         raise TypeError(_nothing_in(model_or_pipeline))
@@ -625,6 +680,7 @@ def _taken_apart(
         },
         standalone,
         mode,
+        built.single if parts else None,
     )
     return built, description
 

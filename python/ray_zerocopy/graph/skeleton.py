@@ -21,7 +21,7 @@ import pickle
 import sys
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,7 @@ class Skeleton:
         carried: object references and actor handles, to travel beside the image.
         rows: ``UntypedStorage._cdata`` -> row in ``blocks``.
         owners: what keeps the blocks' memory alive.
+        parts: the row of the first of the blocks that hold the skeletons of single parts, which are the last ones.
     """
 
     data: bytes = b""
@@ -58,24 +59,37 @@ class Skeleton:
     carried: list[Any] = field(default_factory=list)
     rows: dict[int, int] = field(default_factory=dict)
     owners: list[Any] = field(default_factory=list)
+    parts: int = 0
 
 
-def dump(root: Any, name: str) -> Skeleton:
+def dump(root: Any, name: str, parts: Sequence[Any] = ()) -> Skeleton:
     """Take an object apart.
 
     Args:
         root: a model, a pipeline, or any object.
         name: what errors call it.
+        parts: of the object, each to be loaded by itself, too. The skeleton of each is a block.
 
     Raises:
         UnpicklableError: something in it cannot be pickled.
         DeviceError: a tensor in it is not in CPU memory.
     """
-    pickler = _Pickler()
+    made = Skeleton()
     try:
-        pickler.dump(root)
+        made.data = _dumped(root, made)
+        skeletons = [np.frombuffer(_dumped(part, made), np.uint8) for part in parts]
     except Exception as cause:
         raise _explained(root, name, cause) from cause
+    made.parts = len(made.blocks)
+    for each in skeletons:
+        made.blocks.append((core.address(each), each.nbytes))
+        made.owners.append(each)
+    return made
+
+
+def _dumped(root: Any, made: Skeleton) -> bytes:
+    pickler = _Pickler(made)
+    pickler.dump(root)
     return pickler.finish()
 
 
@@ -92,11 +106,11 @@ class Imports:
     packages: set[str] = field(default_factory=set)
 
 
-def load(data: memoryview, memory: list[memoryview], carried: list[Any], imports: Imports | None = None) -> Any:
+def load(data: memoryview, memory: Sequence[memoryview], carried: list[Any], imports: Imports | None = None) -> Any:
     """Put an object together again.
 
     Args:
-        data: `Skeleton.data`.
+        data: `Skeleton.data`, or the block of a part.
         memory: the memory of each block.
         carried: `Skeleton.carried`.
         imports: is told what had to be imported.
@@ -203,10 +217,10 @@ def _by_others(error: Exception) -> bool:
 
 
 class _Pickler(cloudpickle.Pickler):
-    def __init__(self) -> None:
+    def __init__(self, made: Skeleton) -> None:
         self._stream = io.BytesIO()
         super().__init__(self._stream, protocol=5, buffer_callback=self._buffer)
-        self._skeleton = Skeleton()
+        self._skeleton = made
         self._references: list[tuple[int, int]] = []
         self._fields: dict[Any, rebuild._Fields] = {}
         self._slots: dict[int, tuple[int, int]] = {}  # id of a slot -> its reference
@@ -245,7 +259,8 @@ class _Pickler(cloudpickle.Pickler):
                 return rebuild._as_it_was, (obj.__module__, obj.__qualname__, stamp)
         return reduced
 
-    def finish(self) -> Skeleton:
+    def finish(self) -> bytes:
+        """The reference table and the pickle."""
         uses: dict[int, int] = {}
         for row, kind in self._references:
             if kind in (STORAGE, _BARE):
@@ -254,9 +269,9 @@ class _Pickler(cloudpickle.Pickler):
             row << 2 | (kind if kind != _BARE else MEMORY if uses[row] == 1 else STORAGE)
             for row, kind in self._references
         ]
-        parts = len(table).to_bytes(4, "little"), np.asarray(table, "<u4").tobytes(), self._stream.getbuffer()
-        self._skeleton.data = b"".join(parts)
-        return self._skeleton
+        return b"".join(
+            (len(table).to_bytes(4, "little"), np.asarray(table, "<u4").tobytes(), self._stream.getbuffer())
+        )
 
     def _storage_slot(self, storage: UntypedStorage, bare: bool) -> pickle.PickleBuffer:
         storage = tensors.storage_of(storage)
@@ -291,7 +306,7 @@ class _Pickler(cloudpickle.Pickler):
 def _explained(root: Any, name: str, cause: Exception) -> errors.RayZeroCopyError:
     def failure(part: Any) -> Exception | None:
         try:
-            _Pickler().dump(part)
+            _Pickler(Skeleton()).dump(part)
         except Exception as error:
             return error
         return None

@@ -16,7 +16,9 @@ from .objects import Reference
 _log = logging.getLogger("ray_zerocopy")
 
 
-def load(place: Reference | Name, timeout: float | None = None, verify: bool = False) -> tuple[Any, Bytes]:
+def load(
+    place: Reference | Name, timeout: float | None = None, verify: bool = False, single: int | None = None
+) -> tuple[Any, Bytes]:
     """Rebuild a model or pipeline over the memory of its image, where no other process sees a write.
 
     The object stays pinned in the store, and the mapping stays, as long as the memory or anything made of it lives. It
@@ -26,6 +28,7 @@ def load(place: Reference | Name, timeout: float | None = None, verify: bool = F
         place: where the image is.
         timeout: seconds to wait until it is on this node; None: without end.
         verify: compare all bytes with the image's checksums first.
+        single: as in `image.load`.
 
     Returns:
         The object, and the memory of its image, which lives as long.
@@ -42,7 +45,7 @@ def load(place: Reference | Name, timeout: float | None = None, verify: bool = F
     if verify:
         image.verify(memory)
     imports = Imports() if _log.isEnabledFor(logging.INFO) else None
-    whole = image.load(memory, carried, objects.SMALL if isolation == "read-only" else 0, imports)
+    whole = image.load(memory, carried, objects.SMALL if isolation == "read-only" else 0, imports, single)
     seconds = time.perf_counter() - start
     metrics.loaded(key, seconds, memory)
     if imports is not None:
