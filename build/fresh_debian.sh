@@ -11,14 +11,16 @@ if [ -z "${FRESH_DEBIAN-}" ]; then FRESH_DEBIAN=1 exec unshare --mount "$0" "$@"
 here="$(cd "$(dirname "$0")/.." && pwd)"
 root="$(mktemp -d -t fresh-debian.XXXXXX)"
 finish() {
-	for place in dev/shm dev proc; do umount "$root/$place" 2>/dev/null || true; done
-	if ! mountpoint -q "$root/dev" && ! mountpoint -q "$root/proc"; then rm -rf --one-file-system "$root"; fi
+	for place in dev/shm dev sys proc; do umount -R "$root/$place" 2>/dev/null || true; done
+	if ! mountpoint -q "$root/dev" && ! mountpoint -q "$root/proc" && ! mountpoint -q "$root/sys"; then rm -rf --one-file-system "$root"; fi
 }
 trap finish EXIT
 
 debootstrap --variant=minbase --include=python3,python3-venv,python3-dev,gcc,libc6-dev,make,ca-certificates \
 	bookworm "$root"
 mount -t proc proc "$root/proc"
+mount --rbind /sys "$root/sys"
+mount --make-rslave "$root/sys"
 mount --bind /dev "$root/dev"
 mount -t tmpfs tmpfs "$root/dev/shm"
 cp /etc/resolv.conf /etc/hosts "$root/etc/"

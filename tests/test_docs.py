@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
 from helpers import HERE, run_script
 
 DOCS = HERE.parent / "docs"
-PAGES = ("quickstart", "ray-data", "actors", "tasks", "notebooks", "observing", "performance", "serve")
+PAGES = ["quickstart", "ray-data", "actors", "tasks", "notebooks", "observing", "performance", "serve"]
+if shutil.which("g++"):  # AOTInductor compiles with it
+    PAGES.append("compiled")
 # need several machines, files, or a store that root has made; the recipes of lifetimes are those of examples/
 FRAGMENTS = {"clusters", "coming-from", "huge-pages", "lifetimes"}
 
@@ -30,4 +33,4 @@ def test_the_programs_of_a_page_run(page: str, failures: dict[str, str | None]) 
 
 def test_every_page_with_programs_is_run() -> None:
     with_programs = {path.stem for path in DOCS.glob("*.md") if "\n```python\n" in path.read_text()}
-    assert with_programs == {*PAGES, *FRAGMENTS}
+    assert with_programs == {*PAGES, *FRAGMENTS, "compiled"}

@@ -9,6 +9,7 @@ import concurrent.futures
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -50,7 +51,7 @@ class Cluster:
         self.folder = folder
         gcs, dashboard, agent, agent_grpc, runtime_env, client, metrics, self.http = free_ports(8)
         self.address, self.dashboard = f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}"
-        path = os.pathsep.join([str(PROGRAMS), str(HERE), str(EXAMPLES), os.environ.get("PYTHONPATH", "")])
+        path = os.pathsep.join([str(folder), str(PROGRAMS), str(HERE), str(EXAMPLES), os.environ.get("PYTHONPATH", "")])
         # Ray asks for a token wherever this user has one; this cluster has its own
         self.token = uuid.uuid4().hex
         self.environment = {**os.environ, "PYTHONPATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
@@ -289,3 +290,22 @@ def test_twenty_versions_under_load_and_no_request_fails_or_is_answered_by_an_ol
     assert found["failed"] == []
     assert found["requests"] > 100
     print(found)
+
+
+def test_the_files_of_the_page_about_serve(serve_cluster):
+    cluster = serve_cluster
+    page = (HERE.parent / "docs" / "serve.md").read_text()
+    module, config = (
+        re.search(rf"```{kind}\n(# {name}\n.*?)```", page, re.DOTALL)[1]
+        for kind, name in (("python", "sentiment.py"), ("yaml", "config.yaml"))
+    )
+    (cluster.folder / "sentiment.py").write_text(module)
+    (application,) = yaml.safe_load(config)["applications"]
+    cluster.deploy(application)
+    assert cluster.runs("sentiment"), cluster.application("sentiment")
+    url = f"http://127.0.0.1:{cluster.http}{application['route_prefix']}"
+    asked = json.loads(re.search(r"curl -d '(.*?)'", page)[1])
+    answers = {cluster.session.post(url, json=asked, timeout=60).json() for _ in range(20)}
+    assert len(answers) == 1 and answers.pop() in range(512)  # two replicas, one model
+    cluster.deploy()
+    cluster.run("names.py", "delete", "sentiment")

@@ -733,8 +733,9 @@ class Ballast:
 
 
 def test_two_threads_that_ask_at_once_get_one_object(cluster, pipeline):
-    wrapped = pickle.loads(ray.cloudpickle.dumps(ModelWrapper.for_tasks(pipeline)))
-    found = []
+    original = ModelWrapper.for_tasks(pipeline)  # while it is there, nothing that is kept is dropped
+    wrapped = pickle.loads(ray.cloudpickle.dumps(original))
+    found: list[object] = []
     threads = [threading.Thread(target=lambda: found.append(wrapped.config)) for _ in range(8)]
     for thread in threads:
         thread.start()
