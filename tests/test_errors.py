@@ -276,3 +276,33 @@ def test_a_wrapper_that_arrives_keeps_nothing_of_where_it_is_unpickled(cluster):
         pickle.loads(data)
         del held
         assert gone() is None
+
+
+OVERFLOW = """
+import time, warnings
+import torch
+from helpers import ray_cluster
+from ray_zerocopy import ModelWrapper, errors
+
+def said(*models):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        wrappers = [ModelWrapper.from_model(model) for model in models]
+    return [str(each.message) for each in caught if each.category is errors.StoreOverflowWarning], wrappers
+
+model = torch.nn.Linear(4096, 4096)  # 67 MB
+with ray_cluster(object_store_memory=400 << 20):
+    for _ in range(10):  # the earlier one goes, whether Ray has noticed or not: there is room for some
+        nothing, wrapper = said(model)
+        assert not nothing
+        wrapper.clear()
+    time.sleep(2)
+    (warning,), kept = said(*[model] * 8)  # once
+    assert "put something on disk" in warning and "object_store_memory" in warning
+    for wrapper in kept:
+        assert torch.equal(wrapper.load().weight, model.weight)
+"""
+
+
+def test_a_put_that_sends_something_to_disk_says_so():
+    run_script(OVERFLOW)

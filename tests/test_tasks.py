@@ -476,6 +476,50 @@ def test_asking_what_it_is_loads_nothing(cluster, pipeline):
     assert not calls.here._entries
 
 
+IPYTHON = """
+import gc, pickle
+import ray
+from IPython.core.completer import provisionalcompleter
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+from helpers import allocated, ray_cluster, settles
+from ray_zerocopy import ModelWrapper
+from ray_zerocopy.tasks import calls
+from test_tasks import Pipeline
+
+with ray_cluster():
+    shell = InteractiveShell.instance()
+    wrapped = ModelWrapper.for_tasks(Pipeline())
+    shell.push({"wrapped": wrapped, "other": pickle.loads(ray.cloudpickle.dumps(wrapped))})
+    for name in ("wrapped", "other"):
+        for line, expected in (("{}.enc", {"encode", "encoder"}), ("{}.encode.", {"map", "options", "remote"})):
+            text = line.format(name)
+            with provisionalcompleter():
+                assert expected <= {each.text for each in shell.Completer.completions(text, len(text))}, text
+        for line, expected in (("pinfo {}", "Pipeline"), ("pinfo {}.encode", "times"), ("pdef {}.encode", "times")):
+            magic, _, argument = line.format(name).partition(" ")
+            with capture_output() as shown:
+                shell.run_line_magic(magic, argument)
+            assert expected in shown.stdout, (line, shown.stdout)
+        with capture_output() as shown:
+            assert shell.run_cell(name).success
+        assert "each call a Ray task" in shown.stdout
+    assert not calls.here._entries  # nothing was loaded for all that
+
+    before = allocated()
+    shell.push({"ModelWrapper": ModelWrapper, "pipeline": Pipeline()})
+    for _ in range(3):
+        assert shell.run_cell("ModelWrapper.from_model(pipeline)", store_history=True).success
+    assert allocated() >= before + 3 * 800_000  # Out[]
+    assert shell.run_cell("for each in list(Out.values()): each.release()").success
+    assert settles(lambda: allocated() <= before)
+"""
+
+
+def test_in_a_notebook(cluster):
+    run_script(IPYTHON)
+
+
 def test_a_signature_that_travels_is_the_same(cluster):
     class Many:
         def __init__(self) -> None:

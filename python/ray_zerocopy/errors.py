@@ -254,6 +254,10 @@ class NoFreeCpuWarning(UserWarning):
     """A call of a stand-in has waited for long, and actors hold the CPUs that it needs."""
 
 
+class StoreOverflowWarning(UserWarning):
+    """A put made Ray move objects of the store to disk."""
+
+
 class StaleCodeWarning(UserWarning):
     """A class or function of the user's own is other code in this process than it was where the model was wrapped."""
 

@@ -7,8 +7,8 @@ mapping that every process of the node shares, writable in fact if not in name; 
 mapping of the same pages, copy-on-write.
 
 Relied upon, tried with ray 2.40 and 2.60: the layout just described (checked at every get, with a copy as the way
-out), `RAY_RAYLET_PID` in a worker's environment (a hint only), and `available_resources_per_node` (only for the text
-of an error).
+out), `RAY_RAYLET_PID` in a worker's environment (a hint only), and, only for texts and a warning,
+`available_resources_per_node` and `get_memory_info_reply`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import contextlib
 import logging
 import os
 import pickle
+import time
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,7 +52,8 @@ def put(parts: list[Bytes], carried: list[Any], size: int) -> ray.ObjectRef[Any]
         return client.put(parts, carried, size)
     leaving = outgoing(parts, carried, size)
     try:
-        return ray.put(leaving)
+        with _watched(size):
+            return ray.put(leaving)
     except (ObjectStoreFullError, OutOfDiskError) as cause:
         raise errors.StoreFullError(size) from cause
 
@@ -342,10 +345,64 @@ def _stores() -> Iterator[tuple[str, int]]:
             yield node["NodeID"], int(node["Resources"]["object_store_memory"])
 
 
+_WATCHED = 16 << 20  # bytes; of a smaller image nobody notices that it went to disk
+_PATIENCE = 1.0  # seconds; Ray moves objects to disk some time after a put
+_looks = 3  # left in this process that take so long
+_recent: deque[tuple[float, int]] = deque(maxlen=100)  # when, and bytes: of puts that Ray's figures may not have yet
+
+
+@contextlib.contextmanager
+def _watched(size: int) -> Iterator[None]:
+    """Warn, once in a process, if something goes to disk because an image comes into the store."""
+    global _looks
+    node = ray.get_runtime_context().get_node_id()
+    free = _free(node) if _looks and size >= _WATCHED else None
+    now = time.monotonic()
+    recent = sum(size for when, size in _recent if now - when < _PATIENCE)
+    _recent.append((now, size))
+    # Ray begins at 80% (its `object_spilling_threshold`)
+    if free is None or free - recent - size >= 0.25 * _capacities.get(node, 0):
+        yield
+        return
+    before, _ = _on_disk()
+    yield
+    end = time.monotonic() + _PATIENCE
+    while time.monotonic() < end:
+        moved, full = _on_disk()
+        if moved > before:
+            _looks = 0
+            warnings.warn(
+                f"an image of {size:,} bytes came into an object store that was nearly full, so Ray has put something "
+                "on disk: objects that are not in use now, or the image itself where all are in use. All goes on "
+                "working, but what lies on disk is read from there. Drop wrappers that are needed no longer (del, "
+                "release()), delete named models, or start Ray with a larger object_store_memory.",
+                errors.StoreOverflowWarning,
+                stacklevel=2,
+            )
+        if moved > before or not full:
+            return
+        time.sleep(0.05)
+    _looks = max(0, _looks - 1)
+
+
+def _on_disk() -> tuple[int, bool]:
+    """Bytes of the cluster's stores that went to disk: spilled ones (ever), and those beyond their capacity. And
+    whether Ray may be about to spill some."""
+    try:
+        from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+
+        state = get_state_from_address(ray.get_runtime_context().gcs_address)
+        stats = get_memory_info_reply(state, timeout_seconds=2).store_stats
+        used, capacity = stats.object_store_bytes_used, stats.object_store_bytes_avail
+        return int(stats.spilled_bytes_total + max(0, used - capacity)), used > 0.8 * capacity
+    except Exception:  # private functions, and only for a warning
+        return 0, False
+
+
 def _free(node: str) -> int | None:
     try:
         from ray._private.state import available_resources_per_node
 
         return int(available_resources_per_node()[node]["object_store_memory"])
-    except Exception:  # a private function, and only for the text of an error
+    except Exception:  # a private function, and only for the text of an error or a warning
         return None

@@ -404,7 +404,7 @@ class StandIn:
 
     @traces.holds_nothing
     def __getattr__(self, name: str) -> Any:
-        if name.endswith("_") and name.startswith(("__", "_repr_", "_ipython_")):
+        if (name.endswith("_") and name.startswith(("__", "_repr_", "_ipython_"))) or name == "getdoc":
             raise AttributeError(name)  # a question of Python's, of a library's (__array__), or of a notebook's
         target = self.__target
         return target.elsewhere(name) if connection.is_client() else attribute(target, target.here(), name)
@@ -418,9 +418,6 @@ class StandIn:
 
     def __delattr__(self, name: str) -> None:
         setattr(self, name, None)
-
-    def __dir__(self) -> Iterable[str]:
-        return sorted({*super().__dir__(), *self.__target.interface.attributes})
 
     def __repr__(self) -> str:
         return f"<{'.'.join((self.__target.interface.class_name, *self.__target.path))}, each call a Ray task>"
@@ -480,6 +477,17 @@ class _Offer:
         return instance._method(self._name, self._function)
 
 
+class _Attribute:
+    """An attribute in the class of a stand-in. Completion asks for the values of all that it does not find there, and
+    would load the pipeline for them."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: StandIn | None, owner: type) -> Any:
+        return self if instance is None else instance.__getattr__(self._name)
+
+
 def stand_in(base: type[StandIn], place: Reference | Name, described: Interface, lease: leases.Lease | None) -> Any:
     """A stand-in for the object in an image.
 
@@ -496,6 +504,7 @@ def _made(base: type[StandIn], target: _Target) -> Any:
     described = target.interface
     # a class of its own: callable() and help() ask the class
     cls = type(described.class_name.rpartition(".")[2], (base,), {
+        **{name: _Attribute(name) for name in described.attributes if not hasattr(base, name)},
         **{name: _Offer(name, described.functions.get(name)) for name in described.methods},
         **({"__signature__": _OF_CALL} if CALL in described.methods else {}),
         "__slots__": (),
