@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
+from torch.nn.parameter import is_lazy
 
 import zoo
 from compare import assert_same
-from ray_zerocopy import ModelWrapper
+from make_golden import written
+from ray_zerocopy import ModelWrapper, image
+from ray_zerocopy.graph import pipeline
 
 
 def outputs(model, arguments):
@@ -119,3 +124,54 @@ def test_sparse_tensors_of_every_layout(cluster, layout, kind):
     assert loaded.layout is not torch.sparse_coo or loaded.is_coalesced() == tensor.is_coalesced()
     assert vars(loaded) == vars(tensor)
     assert torch.equal(loaded.detach().to_dense(), tensor.detach().to_dense())
+
+
+@contextlib.contextmanager
+def default_device(name):
+    torch.set_default_device(name)
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+@contextlib.contextmanager
+def default_dtype(dtype):
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+MODES = {
+    "inference_mode": torch.inference_mode,
+    "no_grad": torch.no_grad,
+    "meta": lambda: torch.device("meta"),
+    "default_device": lambda: default_device("meta"),
+    "default_dtype": lambda: default_dtype(torch.float64),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_modes_in_force_do_not_matter(mode):
+    for name, make in zoo.ZOO.items():
+        original, _ = make()
+        plain = written(original)
+        with MODES[mode]():
+            loaded = image.load(plain, [])
+            again = written(original)
+        for each in (loaded, image.load(again, [])):
+            assert_same(original, each)
+            models = [model for _, model in pipeline.named_models(each) if isinstance(model, torch.nn.Module)]
+            parts = [part for model in models for part in (*model.parameters(), *model.buffers())]
+            assert not any(part.is_inference() for part in parts if not is_lazy(part)), name
+
+
+def test_what_is_loaded_in_inference_mode_can_be_trained(cluster):
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.BatchNorm1d(8))
+    with torch.inference_mode():
+        loaded = ModelWrapper.from_model(model).load()
+    loaded(torch.randn(4, 8)).sum().backward()
+    torch.optim.SGD(loaded.parameters(), lr=0.1).step()
+    assert loaded[0].weight.grad is not None

@@ -23,7 +23,7 @@ from torch.nn.parameter import is_lazy
 
 from . import core, errors
 from .core import Bytes
-from .graph import skeleton
+from .graph import skeleton, tensors
 
 _HEADER = struct.Struct("<8sIIQQQQQQQQI44x")
 _F = TypeVar("_F", bound="Callable[..., Any]")  # quoted: not to be subscripted before Python 3.9
@@ -103,7 +103,8 @@ def build(root: Any, name: str, named: Iterable[tuple[str, torch.Tensor, bool]],
     Raises:
         UnpicklableError, DeviceError: as `skeleton.dump`.
     """
-    apart = skeleton.dump(root, name, parts)
+    with tensors.outside_of_modes():
+        apart = skeleton.dump(root, name, parts)
     count = len(apart.blocks)
     blocks = np.array(apart.blocks, np.int64).reshape(count, 2)
     offsets = np.zeros(count, np.int64)
@@ -171,11 +172,13 @@ def load(
         if single >= blocks:
             raise errors.DamagedImageError(f"a part in block {single} of {blocks}")
         few = _Blocks(data, offsets, sizes, copied)
-        return skeleton.load(few[single], few, carried, imports)
+        with tensors.outside_of_modes():
+            return skeleton.load(few[single], few, carried, imports)
     parts = [data[offset : offset + size] for offset, size in zip(offsets, sizes)]
     if copied:
         parts = [memoryview(bytearray(part)) if len(part) <= copied else part for part in parts]
-    return skeleton.load(whole[start : start + length], parts, carried, imports)
+    with tensors.outside_of_modes():
+        return skeleton.load(whole[start : start + length], parts, carried, imports)
 
 
 class _Blocks(typing.Sequence[memoryview]):

@@ -8,11 +8,12 @@ faster to make a tensor of).
 
 Private names of torch used here, tried with 2.4 and 2.15: `torch._utils._rebuild_tensor_v3`, `_rebuild_qtensor` and
 `_rebuild_sparse_tensor` (the rebuild functions that `reduce` replaces), `UntypedStorage._cdata`,
-`Tensor._backward_hooks`. `tests/test_roundtrip.py` fails when one goes.
+`Tensor._backward_hooks`, `torch._C._len_torch_function_stack`. `tests/test_roundtrip.py` fails when one goes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -50,6 +51,17 @@ def storage_over(memory: memoryview) -> UntypedStorage:
     if not len(memory):
         return UntypedStorage(0)
     return torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
+
+
+def outside_of_modes() -> contextlib.ExitStack:
+    """A context in which neither `torch.inference_mode` nor a default device is in force: they are no matter of what
+    was put. The former would make inference tensors of all weights, which cannot be trained outside of it."""
+    stack = contextlib.ExitStack()
+    if torch.is_inference_mode_enabled():
+        stack.enter_context(torch.inference_mode(False))
+    if torch._C._len_torch_function_stack():  # a default device is one of these
+        stack.enter_context(torch.device("cpu"))
+    return stack
 
 
 # --- describing ----------------------------------------------------------------------------------
