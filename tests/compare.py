@@ -119,6 +119,8 @@ class _Comparison:
         assert not actual._is_view() or expected._is_view(), f"{path}: became a view"
         self.visit(path + ".__dict__", dict(expected.__dict__), dict(actual.__dict__))
         self.visit(path + "._backward_hooks", dict(expected._backward_hooks or {}), dict(actual._backward_hooks or {}))
+        left, right = (dict(each._post_accumulate_grad_hooks or {}) for each in (expected, actual))
+        self.visit(path + "._post_accumulate_grad_hooks", left, right)
         if expected.is_meta:
             return
         if expected.layout is not torch.strided:

@@ -175,3 +175,15 @@ def test_what_is_loaded_in_inference_mode_can_be_trained(cluster):
     loaded(torch.randn(4, 8)).sum().backward()
     torch.optim.SGD(loaded.parameters(), lr=0.1).step()
     assert loaded[0].weight.grad is not None
+
+
+@pytest.mark.parametrize("name", ["what_hangs_on_parameters", "parameters_of_own_classes", "hooks"])
+def test_hooks_of_parameters_are_called(cluster, name):
+    original, (x,) = zoo.ZOO[name]()
+    loaded = ModelWrapper.from_model(original).load()
+    for model in (original, loaded):
+        model(x).square().sum().backward()
+    for left, right in zip(original.parameters(), loaded.parameters(), strict=True):
+        assert (left.grad is None) == (right.grad is None)
+        assert left.grad is None or torch.equal(left.grad, right.grad)
+    assert any(parameter.grad is not None for parameter in original.parameters())

@@ -297,6 +297,51 @@ def frozen_layers_and_mixed_training_modes():
     return model, None
 
 
+class OwnParameter(nn.Parameter):
+    """As those of libraries that quantize."""
+
+    __slots__ = ("note",)
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+    def described(self) -> str:
+        return f"{self.scale} {self.note}"
+
+
+@case
+def parameters_of_own_classes():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    own = OwnParameter(torch.arange(16.0).view(4, 4))
+    own.scale, own.note, own.twin, own.itself = 0.5, "slot", model[0].bias, own
+    model[0].weight = model[1].weight = own
+    whole = OwnParameter(torch.arange(16, dtype=torch.int8), requires_grad=False)
+    whole.scale, whole.note = 2, None
+    model.register_parameter("whole", whole)
+    model.part = OwnParameter(torch.arange(32.0)[4:12].view(4, 2).t())
+    return model, (torch.randn(2, 4),)
+
+
+@case
+def what_hangs_on_parameters():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    for parameter in model.parameters():
+        parameter._is_hf_initialized = True  # as transformers does
+    model[0].weight.tags = {"a": [1]}
+    model[0].weight.register_hook(negate_grad)
+    model[1].weight.register_post_accumulate_grad_hook(halve_grad)
+    model[1].bias.register_post_accumulate_grad_hook(halve_grad)
+    model[1].bias.owner, model[1].bias.itself = model, model[1].bias
+    model.register_buffer("table", torch.arange(3.0))
+    model.table.unit = "m"
+    return model, (torch.randn(2, 4),)
+
+
+def halve_grad(parameter):
+    parameter.grad.div_(2)
+
+
 @case
 def hooks():
     model = nn.Linear(3, 3)

@@ -4,7 +4,8 @@
 another shape gets a name of its own.
 
 Private names of torch used here, tried with 2.4 and 2.15: `torch.storage.TypedStorage(wrap_storage=, _internal=)`,
-`Tensor._backward_hooks`, `parametrize._inject_new_class` and `_inject_property`,
+`Tensor._backward_hooks`, `_post_accumulate_grad_hooks` and `_make_subclass`, `torch._utils._set_obj_state`,
+`parametrize._inject_new_class` and `_inject_property`,
 `torch._C.DeserializationStorageContext`, `PyTorchFileReader`, `_import_ir_module_from_package`, `CompilationUnit`,
 `ScriptObject`, `torch.jit._recursive.wrap_cpp_module`,
 `torch._export.serde.serialize.ExportedProgramDeserializer`, and the texts of torch's errors about what is not
@@ -111,6 +112,39 @@ def _dense_parameter(item: Item, dtype: torch.dtype, shape: tuple[int, ...], req
     tensor = _dense_tensor(item, dtype, shape, requires_grad)
     tensor.__class__ = torch.nn.Parameter  # as torch itself does to a lazy parameter; Parameter(tensor) makes another
     return tensor
+
+
+def _dense_parameter_with(
+    item: Item, dtype: torch.dtype, shape: tuple[int, ...], requires_grad: bool, attributes: dict[str, Any]
+) -> torch.Tensor:
+    tensor = _dense_parameter(item, dtype, shape, requires_grad)
+    tensor.__dict__.update(attributes)
+    return tensor
+
+
+def _parameter(cls: type, data: torch.Tensor, requires_grad: bool) -> torch.Tensor:
+    """One of a class of somebody's own."""
+    if not (isinstance(cls, type) and issubclass(cls, torch.nn.Parameter) and isinstance(data, torch.Tensor)):
+        raise _damaged(f"a parameter of class {cls!r} over a {type(data).__qualname__}")
+    return torch.Tensor._make_subclass(cls, data, requires_grad)
+
+
+def _set_extras(tensor: torch.Tensor, extras: tuple[Any, Any, Any, Any]) -> None:
+    """What hangs on a tensor: attributes, hooks, hooks for after a gradient is accumulated, names of dimensions."""
+    attributes, hooks, accumulated, names = extras
+    if attributes:
+        torch._utils._set_obj_state(tensor, attributes)
+    for given in (hooks, accumulated):
+        if given and not isinstance(given, dict):
+            raise _damaged(f"a {type(given).__qualname__} as a tensor's hooks")
+    if hooks:
+        tensor._backward_hooks = hooks
+    if accumulated:
+        tensor._post_accumulate_grad_hooks = accumulated
+    if names:
+        old: Any = tensor  # torch has had names until 2.14 or so
+        with torch.no_grad():
+            old.rename_(*names)
 
 
 def _strided_tensor(

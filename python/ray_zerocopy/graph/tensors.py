@@ -8,7 +8,8 @@ faster to make a tensor of).
 
 Private names of torch used here, tried with 2.4 and 2.15: `torch._utils._rebuild_tensor_v3`, `_rebuild_qtensor` and
 `_rebuild_sparse_tensor` (the rebuild functions that `reduce` replaces), `UntypedStorage._cdata`,
-`Tensor._backward_hooks`, `torch._C._len_torch_function_stack`. `tests/test_roundtrip.py` fails when one goes.
+`Tensor._backward_hooks`, `Tensor._post_accumulate_grad_hooks`, `torch._C.DisableTorchFunctionSubclass`,
+`torch._C._len_torch_function_stack`, `torch._utils._get_obj_state`. `tests/test_roundtrip.py` fails when one goes.
 """
 
 from __future__ import annotations
@@ -77,10 +78,35 @@ def reduce(tensor: torch.Tensor, slot: Callable[[UntypedStorage, bool], StorageS
     Raises:
         OffCpuError: the tensor is neither in CPU memory nor on the meta device.
     """
+    accumulated = tensor._post_accumulate_grad_hooks
     if not _is_plain(tensor):
         if tensor.device.type not in ("cpu", "meta"):
             raise OffCpuError(str(tensor.device))
-        return _repaired(tensor.__reduce_ex__(pickle.HIGHEST_PROTOCOL), tensor.requires_grad)
+        if _is_parameter_class(type(tensor)):
+            with torch._C.DisableTorchFunctionSubclass():
+                data = tensor.detach()
+            extras = torch._utils._get_obj_state(tensor), tensor._backward_hooks, accumulated, None
+            return (
+                rebuild._parameter,
+                (type(tensor), data, tensor.requires_grad),
+                extras,
+                None,
+                None,
+                rebuild._set_extras,
+            )
+        reduced = _repaired(tensor.__reduce_ex__(pickle.HIGHEST_PROTOCOL), tensor.requires_grad)
+        if accumulated:
+            if len(reduced) != 2:
+                raise RuntimeError("it has a hook for after its gradient is accumulated, which is not carried there")
+            return (*reduced, (None, None, accumulated, None), None, None, rebuild._set_extras)
+        return reduced
+    if accumulated or tensor.__dict__ or _names(tensor):
+        return _with_extras(tensor, _described(tensor, slot), accumulated)
+    return _described(tensor, slot)
+
+
+def _described(tensor: torch.Tensor, slot: Callable[[UntypedStorage, bool], StorageSlot]) -> Any:
+    """A plain tensor, without what may hang on it."""
     storage = tensor.untyped_storage()
     parameter = type(tensor) is torch.nn.Parameter
     shape, offset, hooks = tuple(tensor.shape), tensor.storage_offset(), tensor._backward_hooks
@@ -107,13 +133,53 @@ def reduce(tensor: torch.Tensor, slot: Callable[[UntypedStorage, bool], StorageS
     )
 
 
+_ATOMS = (bool, int, float, str, type(None))
+
+
+def _with_extras(tensor: torch.Tensor, described: Any, accumulated: Any) -> Any:
+    """A plain tensor with what hangs on it."""
+    attributes, names = tensor.__dict__, _names(tensor)
+    if (
+        described[0] is rebuild._dense_parameter
+        and not accumulated
+        and not names
+        and all(type(value) in _ATOMS for value in attributes.values())
+    ):
+        # transformers leaves one on each parameter that it has loaded
+        return rebuild._dense_parameter_with, (*described[1], attributes)
+    return (*described, (attributes, None, accumulated, names), None, None, rebuild._set_extras)
+
+
+def _names(tensor: torch.Tensor) -> Any:
+    """Names of dimensions, which torch had until 2.14 or so."""
+    names = getattr(tensor, "names", ())
+    return names if any(names) else None
+
+
+def _is_parameter_class(cls: type) -> bool:
+    """Whether instances of a class of parameters are pickled by torch's own function for all of them, which makes plain
+    parameters of them."""
+    plain = torch.nn.Parameter
+    return (
+        issubclass(cls, plain)
+        and cls is not plain
+        and cls.__reduce_ex__ is plain.__reduce_ex__
+        and cls.__reduce__ is plain.__reduce__
+        and "__setstate__" not in _own_names(cls)
+        and "__getstate__" not in _own_names(cls)
+    )
+
+
+def _own_names(cls: type) -> set[str]:
+    return {name for base in cls.__mro__ if base not in torch.nn.Parameter.__mro__ for name in vars(base)}
+
+
 def _is_plain(tensor: torch.Tensor) -> bool:
     return (
         type(tensor) in _PLAIN
         and tensor.device.type == "cpu"
         and tensor.layout is torch.strided
         and not (tensor.is_quantized or tensor.is_nested or tensor.is_conj() or tensor.is_neg())
-        and not tensor.__dict__
     )
 
 
