@@ -14,6 +14,7 @@ import torch
 from torch.nn.utils import parametrize
 
 from . import rebuild
+from .paths import Refused
 
 
 def reduce(module: torch.nn.Module, known: dict[Any, rebuild._Fields]) -> Any:
@@ -24,6 +25,8 @@ def reduce(module: torch.nn.Module, known: dict[Any, rebuild._Fields]) -> Any:
         known: the kinds of modules seen so far in the same skeleton; modules of one kind share their `rebuild._Fields`.
     """
     cls = type(module)
+    if isinstance(module, torch.nn.parallel.DistributedDataParallel):
+        raise Refused(module, "it belongs to the processes that train together; wrap its .module")
     if cls.__name__.startswith("Parametrized") and parametrize.is_parametrized(module):
         # torch refuses to pickle these, since their class is made at run time: make it again
         state = dict(module.__dict__)

@@ -10,6 +10,14 @@ from typing import Any
 import torch
 
 
+class Refused(TypeError):
+    """A failure over a part as such: what is inside of it does not matter."""
+
+    def __init__(self, part: Any, text: str) -> None:
+        super().__init__(text)
+        self.part = part
+
+
 def blame(root: Any, name: str, failure: Callable[[Any], Exception | None]) -> tuple[str, Any, Exception | None]:
     """Follow a failure down to the smallest part of an object graph that shows it by itself.
 
@@ -23,6 +31,8 @@ def blame(root: Any, name: str, failure: Callable[[Any], Exception | None]) -> t
     """
     path, part, cause, seen = name, root, failure(root), {id(root)}
     while True:
+        if isinstance(cause, Refused) and cause.part is part:
+            return path, part, cause
         for label, child in children(part):
             if id(child) in seen:
                 continue

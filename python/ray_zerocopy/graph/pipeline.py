@@ -6,6 +6,7 @@ Names only: what is shared and how it comes back does not depend on them, since 
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Union
@@ -108,9 +109,15 @@ def method_names(part: Any) -> list[str]:
             found += [
                 name
                 for name, value in vars(cls).items()
-                if not name.startswith("_") and inspect.isroutine(value) and name not in found
+                if not name.startswith("_") and _is_method(value) and name not in found
             ]
     return found
+
+
+def _is_method(value: Any) -> bool:
+    # a descriptor that is none, such as functools.cached_property, would be evaluated by whoever asks for it
+    wrappers = (staticmethod, classmethod, functools.partialmethod, functools.singledispatchmethod)
+    return isinstance(value, wrappers) or (inspect.isroutine(value) and callable(value))
 
 
 def has_torchscript(root: Any) -> bool:

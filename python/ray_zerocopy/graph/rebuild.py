@@ -14,13 +14,16 @@ registered. `tests/test_roundtrip.py`, `tests/test_torchscript.py` and `tests/te
 
 from __future__ import annotations
 
+import functools
 import importlib
 import io
 import math
 import re
 import sys
 import threading
+import types
 import warnings
+import weakref
 from collections import OrderedDict
 from typing import Any, Union, cast
 
@@ -271,6 +274,37 @@ def _dtype_of_state(arguments: tuple[Any, ...], state: tuple[Any, ...]) -> np.dt
         raise _damaged("a dtype that mistakes bytes for objects")
     made.__setstate__(state)
     return cast("np.dtype[Any]", made)
+
+
+# --- what pickle refuses ---------------------------------------------------------------------------
+
+
+def _cached_property(function: Any) -> Any:
+    return functools.cached_property(function)
+
+
+class _Gone:
+    """What a weak reference pointed to that was dead already."""
+
+
+def _reference(target: Any = None) -> Any:
+    if target is None:
+        return weakref.ref(_Gone())
+    return weakref.WeakMethod(target) if isinstance(target, types.MethodType) else weakref.ref(target)
+
+
+def _proxy(target: Any = None) -> Any:
+    return weakref.proxy(_Gone() if target is None else target)
+
+
+def _operator(name: str, overload: str | None = None) -> Any:
+    """One of ``torch.ops``, whose library must have been imported."""
+    namespace, _, plain = name.partition("::")
+    try:
+        packet = getattr(getattr(torch.ops, namespace), plain)
+        return packet if overload is None else getattr(packet, overload or "default")
+    except AttributeError:
+        raise AttributeError(f"Can't get attribute {name!r} on torch.ops: its library registers it") from None
 
 
 # --- modules ---------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ the pickle's out-of-band buffers, and comes back through them in the same order:
 * TorchScript modules, as archives without tensors (see `torchscript`);
 * programs of `torch.export`, as torch describes them, without tensors (see `exported`);
 * whatever else offers pickle-5 buffers (NumPy arrays, pandas, pyarrow);
+* what pickle refuses and can be described all the same (see `special`);
 * Ray's object references and actor handles, which Ray must see to keep what they stand for alive: they are *carried*
   beside the image.
 
@@ -33,7 +34,7 @@ from ray.actor import ActorHandle
 from torch.storage import TypedStorage, UntypedStorage
 
 from .. import core, errors
-from . import arrays, exported, modules, rebuild, stamps, tensors, torchscript
+from . import arrays, exported, modules, rebuild, special, stamps, tensors, torchscript
 from .paths import blame
 
 STORAGE, MEMORY, CARRIED = 0, 1, 2  # kinds of reference, in the lowest two bits
@@ -227,6 +228,8 @@ class _Pickler(cloudpickle.Pickler):
         self._slots_alive: list[pickle.PickleBuffer] = []
 
     def reducer_override(self, obj: Any) -> Any:
+        if type(obj) in special.KINDS:  # first, since a proxy is asked for its class by all the others
+            return special.KINDS[type(obj)](obj)
         if isinstance(obj, torch.Tensor):
             # before Ray's own reducer, which RAY_ENABLE_ZERO_COPY_TORCH_TENSORS=1 registers for tensors
             return tensors.reduce(obj, self._storage_slot)
