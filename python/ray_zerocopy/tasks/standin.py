@@ -111,8 +111,8 @@ def _few(texts: Iterable[str], most: int) -> tuple[str, ...]:
 def _attributes(part: Any) -> Iterator[str]:
     """The names of the public attributes of a model or pipeline that are no methods."""
     if isinstance(part, torch.nn.Module):
-        for group in (part.named_children(), part.named_parameters(recurse=False), part.named_buffers(recurse=False)):
-            yield from (name for name, _ in group)
+        for group in (part._modules, part._parameters, part._buffers):
+            yield from (name for name, _ in group.items())
     if not isinstance(part, torch.jit.ScriptModule):
         yield from (label[1:] for label, _ in children(part) if label[:1] == "." and label[1:2] != "_")
         for cls in type(part).__mro__:
