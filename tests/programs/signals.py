@@ -91,7 +91,9 @@ def main(count: int, seed: int) -> None:
         outcomes: Counter[str] = Counter()
         for _ in range(round(count * share)):
             holding[:] = [wrapper.load() for _ in range(5 if what == "drop" else 0)]
-            outcomes[interrupted(actions[what], dice.uniform(0, longest), sender)] += 1
+            outcome = interrupted(actions[what], dice.uniform(0, longest), sender)
+            assert outcome != "swallowed", f"a SIGINT during a {what}"
+            outcomes[outcome] += 1
             assert gc.isenabled(), what
             holding.clear()
             if store_mappings() != before:
@@ -139,6 +141,7 @@ def terms(dice: random.Random) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has its background jobs ignore
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else int(time.time())
     with ray_cluster(object_store_memory=200 * MB):
         main(int(sys.argv[1]), seed)
