@@ -96,7 +96,7 @@ def main() -> None:
     assert settles(lambda: store_used() - start < 160 * MB), "the store holds more than the image"
 
     # what a wrapper offers beside load()
-    assert {"['large']", "['bare_module']"} <= set(wrapper.model_refs)
+    assert {"large", "bare_module"} <= set(wrapper.model_refs)
     again = ModelWrapper.deserialize(**pickle.loads(pickle.dumps(wrapper)).serialize())
     assert ray.get(worker.run.remote(lambda w: w.load()["large"].array.sum(), again)) == Large().array.sum()
     assert "dict" in repr(again)
