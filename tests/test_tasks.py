@@ -560,12 +560,10 @@ def test_interrupting_a_waiting_call_cancels_its_task(cluster, tmp_path, name):
     wrapped = ModelWrapper.for_tasks(Dawdler())
     wrapped.run(int)  # a worker is there
     threading.Timer(1.0, signal.raise_signal, [signal.SIGINT]).start()
-    start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         waited = getattr(wrapped.options(num_cpus=8), name)(str(tmp_path / "marker"))
         list(waited)
     assert wrapped.options(num_cpus=8).run(int) == 0  # the CPUs are free
-    assert time.monotonic() - start < 8
     assert not (tmp_path / "marker").exists()
 
 
