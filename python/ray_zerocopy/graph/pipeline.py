@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Union
 
@@ -87,7 +88,7 @@ def is_state_dict(given: Any) -> bool:
     """Whether something is what a module's ``state_dict()`` gives, or a checkpoint that holds the same."""
     if not isinstance(given, Mapping) or not given:
         return False
-    if hasattr(given, "_metadata"):
+    if type(given) is OrderedDict and "_metadata" in vars(given):
         return True
     return all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in given.items()) and any(
         "." in name for name in given
