@@ -73,7 +73,7 @@ def test_the_repr_is_one_line_that_says_what_it_holds(cluster):
     wrapper = ModelWrapper.from_model(zoo.Pipeline())
     object_id = wrapper.model_refs["encoder"].hex()
     assert repr(wrapper) == (
-        f"ModelWrapper(Pipeline, object={object_id}, mode='actor', models=[encoder, decoder], 4,096 bytes)"
+        f"ModelWrapper(Pipeline, object={object_id}, mode='actor', models=[encoder, decoder], {wrapper.nbytes:,} bytes)"
     )
     many = ModelWrapper.from_model({f"ft{i}": torch.nn.Linear(1, 1) for i in range(200)})
     assert "models=[ft0, ft1, ft2, ft3, ft4, and 195 more]" in repr(many)
