@@ -41,8 +41,8 @@ class Image:
         size: length in bytes once the parts lie one after the other, each at a multiple of 64.
         owners: what keeps the memory behind ``parts`` alive.
         tensors: number of tensors in the index.
-        blocks: number of blocks of memory: of storages, arrays and other buffers.
-        single: the first of the blocks that are skeletons of parts, see `build`; they come last.
+        blocks: number of blocks of memory: of storages, arrays and other buffers. Skeletons of parts (see `build`)
+            follow.
     """
 
     parts: list[Bytes]
@@ -51,7 +51,6 @@ class Image:
     owners: list[Any]
     tensors: int
     blocks: int
-    single: int
 
 
 _paused = False
@@ -138,7 +137,7 @@ def build(root: Any, name: str, named: Iterable[tuple[str, torch.Tensor, bool]],
             core.pack(core.address(blocks), count, core.address(offsets), offset, core.address(packed), length)
             views.append(packed)
     end = int(segments[-1, 1] + segments[-1, 2]) if len(segments) else 0
-    return Image(views, apart.carried, size + end, apart.owners, len(entries), apart.parts, apart.parts)
+    return Image(views, apart.carried, size + end, apart.owners, len(entries), apart.parts)
 
 
 @_collector_paused

@@ -469,7 +469,8 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         if prefault:
             core.prefault(core.address(memory), memory.nbytes)
         if part is not None and single is None:
-            return pipeline.models(loaded, None, private=True).get(part) or getattr(loaded, part)
+            models = pipeline.models(loaded, None, private=True)  # an empty one is false
+            return models[part] if part in models else getattr(loaded, part)
         return loaded
 
     @overload
@@ -680,7 +681,7 @@ def _taken_apart(
         },
         standalone,
         mode,
-        built.single if parts else None,
+        built.blocks if parts else None,
     )
     return built, description
 
