@@ -46,7 +46,7 @@ class Driver:
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.folder = name, folder
-        self.model = models.build(name)
+        self.model = models.restored(models.build(name))
         self.size = models.size(self.model)
         self.inputs = models.spec(name).inputs()
 

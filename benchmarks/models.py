@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -128,6 +129,22 @@ def filled(model: nn.Module) -> nn.Module:
             for part in numbers.view(-1).split(len(block)):
                 part.copy_(block[: len(part)])
             setattr(module, name, nn.Parameter(numbers))
+    return model
+
+
+def restored(model: Any) -> Any:
+    """The model as a user of transformers has it: saved, and what `from_pretrained` makes of that, which maps the file
+    and leaves an attribute on every parameter."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    if isinstance(model, transformers.PreTrainedModel):
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            return type(model).from_pretrained(folder)
+    for name, part in modules(model):
+        if part is not model:
+            setattr(model, name, restored(part))
     return model
 
 
