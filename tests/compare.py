@@ -13,6 +13,8 @@ import torch._dynamo
 import torch.utils.hooks
 from torch.nn.parameter import is_lazy
 
+from ray_zerocopy.graph import compiled
+
 _LEAVES = (str, bytes, bytearray, int, float, complex, bool, type(None), type, torch.dtype, torch.device, torch.Size)
 
 
@@ -162,6 +164,8 @@ class _Comparison:
         assert expected.dtype == actual.dtype, path
         assert expected.shape == actual.shape, path
         assert expected.flags.writeable == actual.flags.writeable, path
+        if type(expected) is not np.ndarray:
+            self.visit(path + ".__dict__", dict(expected.__dict__), dict(actual.__dict__))
         if expected.flags.c_contiguous or expected.flags.f_contiguous:
             assert expected.strides == actual.strides or 1 in expected.shape or 0 in expected.shape, path
         if expected.dtype.hasobject:
@@ -171,10 +175,12 @@ class _Comparison:
 
 
 def _attributes(thing: Any) -> dict[str, Any]:
-    if isinstance(thing, torch.fx.GraphModule):  # traces itself anew when it is unpickled
-        return {"code": thing.code, "modules": dict(thing._modules), "parameters": dict(thing._parameters)}
+    if isinstance(thing, torch.fx.Graph):
+        return {"text": str(thing), "nodes": [node.name for node in thing.nodes], "tracer": thing._tracer_cls}
+    if isinstance(thing, torch.fx.GraphModule):  # has a class of its own
+        return {**vars(thing), "code": thing.code, "bases": list(type(thing).__bases__)}
     if isinstance(thing, torch._dynamo.OptimizedModule):  # is made anew around the module
-        return {"module": thing._orig_mod}
+        return {"module": thing._orig_mod, "how": _how(thing.dynamo_ctx)}
     own = getattr(type(thing), "__getstate__", None)
     if own not in (getattr(object, "__getstate__", None), torch.nn.Module.__getstate__):
         try:
@@ -184,12 +190,19 @@ def _attributes(thing: Any) -> dict[str, Any]:
         if isinstance(state, dict):
             return state
     attributes = dict(getattr(thing, "__dict__", {}))
+    if attributes.get("_compiled_call_impl") is not None:
+        attributes["_compiled_call_impl"] = compiled.arguments(thing._compiled_call_impl)[1:]
     for base in type(thing).__mro__:
         slots = base.__dict__.get("__slots__", ())
         for slot in (slots,) if isinstance(slots, str) else slots:
             if slot not in ("__dict__", "__weakref__") and hasattr(thing, slot):
                 attributes[slot] = getattr(thing, slot)
     return attributes
+
+
+def _how(context: Any) -> Any:
+    backend, fullgraph, dynamic = compiled._arguments(context)
+    return vars(backend), fullgraph, dynamic
 
 
 def _free_keys(path: str, mapping: dict[Any, Any]) -> bool:

@@ -168,3 +168,120 @@ def test_wrapping_for_tasks_evaluates_no_cached_property(cluster):
     wrapped = ModelWrapper.for_tasks(pipeline)
     assert "process" not in vars(pipeline)
     assert "process" in dir(wrapped)
+
+
+DEEP = """
+import sys
+import torch
+from helpers import ray_cluster
+from ray_zerocopy import ModelWrapper, errors
+
+class Link:
+    def __init__(self, next):
+        self.next = next
+
+deep = torch.nn.Linear(2, 2)
+for _ in range(400):
+    deep = torch.nn.Sequential(deep)
+chain = Link(torch.nn.Linear(2, 2))
+for _ in range(2000):
+    chain = Link(chain)
+
+with ray_cluster():
+    for model in (deep, chain):
+        try:
+            ModelWrapper.from_model(model)
+        except errors.TooDeepError as error:
+            assert len(str(error)) < 400 and "sys.setrecursionlimit" in str(error), error
+        else:
+            raise AssertionError
+    sys.setrecursionlimit(20_000)
+    wrappers = [ModelWrapper.from_model(model) for model in (deep, chain)]
+    sys.setrecursionlimit(1000)
+    deep, chain = [wrapper.load() for wrapper in wrappers]
+    assert sum(isinstance(module, torch.nn.Sequential) for module in deep.modules()) == 400
+    links = 0
+    while isinstance(chain, Link):
+        chain, links = chain.next, links + 1
+    assert links == 2001
+"""
+
+
+def test_what_is_nested_too_deeply_is_refused_in_a_few_words():
+    run_script(DEEP)
+
+
+GLOBALS = """
+import threading
+import torch
+from helpers import ray_cluster
+from ray_zerocopy import ModelWrapper, errors
+
+LOCK = threading.Lock()
+
+def helper():
+    return LOCK
+
+class Pipeline:
+    def __init__(self):
+        self.model = torch.nn.Linear(2, 2)
+
+    def __call__(self, x):
+        with LOCK:
+            return self.model(x)
+
+class Deeper(Pipeline):
+    @property
+    def value(self):
+        return (lambda: helper())()
+
+    __call__ = None
+
+def failure(pipeline):
+    try:
+        ModelWrapper.from_model(pipeline)
+    except errors.UnpicklableError as error:
+        return str(error)
+
+with ray_cluster():
+    said = failure(Pipeline())
+    assert said.startswith("Pipeline.__call__ -> LOCK (a lock)") and "global" in said, said
+    said = failure({"pipelines": [Pipeline()]})
+    assert said.startswith("Pipeline.__call__ -> LOCK (a lock)"), said
+    said = failure(Deeper())
+    assert said.startswith(("Deeper.value -> helper -> LOCK", "Pipeline.__call__ -> LOCK")), said
+    model = torch.nn.Linear(2, 2)
+    model.hook = helper
+    said = failure(model)
+    assert said.startswith("model.hook -> LOCK"), said
+"""
+
+
+def test_an_unpicklable_global_of_the_script_is_named():
+    run_script(GLOBALS)
+
+
+class Forwarding:
+    """Is its model, for whoever asks for what it does not have itself."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model = model
+
+    def __getattr__(self, name: str):
+        return getattr(self.model, name)
+
+    def twice(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * self.model(x)
+
+
+def test_a_class_that_forwards_what_it_does_not_have_is_called_in_tasks(cluster):
+    model, x = torch.nn.Linear(2, 2), torch.ones(1, 2)
+    wrapped = ModelWrapper.for_tasks(Forwarding(model))
+    assert torch.equal(wrapped.twice(x), 2 * model(x))
+    assert wrapped.in_features == 2
+
+
+def test_the_module_of_an_exported_program_is_refused_with_the_way_out(cluster):
+    module = torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),)).module()
+    with pytest.raises(errors.UnpicklableError, match="wrap the program"):
+        ModelWrapper.from_model({"model": module})

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -401,6 +402,130 @@ def compiled():
 
 
 @case
+def compiled_in_place():
+    model = nn.Sequential(nn.Linear(5, 5), nn.ReLU())
+    model.compile(backend="eager", fullgraph=True, dynamic=True)
+    model[1].compile(backend="eager")
+    return model, (torch.randn(2, 5),)
+
+
+@case
+def compiled_with_arguments():
+    model = nn.Sequential(nn.Linear(5, 5), nn.ReLU())
+    return torch.compile(model, mode="reduce-overhead", fullgraph=True, dynamic=False), None
+
+
+class Runner:
+    def __init__(self) -> None:
+        self.model = nn.Linear(5, 5)
+        self.run = torch.compile(self.run, backend="eager")  # type: ignore[method-assign]
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model(x)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.run(x)
+
+
+@case
+def compiled_methods():
+    runner = Runner()
+    return Holder(run=runner.run, runner=runner, again=runner.run), None
+
+
+@case
+def feature_extractor():
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    model = nn.Sequential(nn.Linear(5, 5), nn.Dropout(0.5), nn.Sequential(nn.Linear(5, 3), nn.ReLU()))
+    return create_feature_extractor(model, {"0": "first", "2.1": "second"}).eval(), (torch.randn(2, 5),)
+
+
+@case
+def quantized_by_fx():
+    from torch.ao.quantization import get_default_qconfig_mapping, quantize_fx
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4, 2)).eval()
+    inputs = (torch.randn(2, 3, 3, 3),)
+    prepared = quantize_fx.prepare_fx(model, get_default_qconfig_mapping("fbgemm"), inputs)
+    prepared(*inputs)
+    return quantize_fx.convert_fx(prepared), inputs
+
+
+class SlottedModule(nn.Linear):
+    __slots__ = ("empty", "note", "table")
+
+    def __init__(self) -> None:
+        super().__init__(3, 3)
+        self.note = ["kept"]
+        self.table = torch.arange(5.0)
+
+
+@case
+def module_with_slots():
+    return nn.Sequential(SlottedModule(), nn.ReLU()), (torch.randn(2, 3),)
+
+
+@case
+def one_empty_dictionary_in_several_modules():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].known = model[1].known = OrderedDict()
+    model[2]._forward_hooks = model[1]._forward_hooks
+    handle = model[0].register_forward_hook(lambda *_: None)
+    handle.remove()
+    return Holder(model=model, handle=handle, hooks=model[0]._forward_hooks), None
+
+
+class Forwarding:
+    """Is its model, for whoever asks for what it does not have itself."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model(x)
+
+
+class ForwardingSlots(Forwarding):
+    __slots__ = ("note",)
+
+
+class ForwardingModule(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.model, name)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model(x)
+
+
+class Items(dict):
+    def __getattr__(self, name: str) -> Any:
+        return self[name]
+
+
+@case
+def forwarding():
+    return Forwarding(ForwardingModule(nn.Sequential(nn.Linear(5, 5), nn.ReLU()))), (torch.randn(2, 5),)
+
+
+@case
+def forwarding_deeper():
+    slots = ForwardingSlots(nn.Linear(2, 2))
+    slots.note = "kept"
+    return Holder(slots=[slots], items=Items(model=Forwarding(Forwarding(nn.Linear(2, 2))), more=Items())), None
+
+
+@case
 def dynamically_quantized():
     model = nn.Sequential(nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 4)).eval()
     return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, torch.qint8), (torch.randn(2, 20),)
@@ -434,6 +559,47 @@ def numpy_arrays():
         ],
         aligned=np.zeros(3, np.dtype([("a", "i1"), ("b", "f8", (2,))], align=True)),
         described=np.dtype("f4", metadata={"unit": "m"}),
+    ), None
+
+
+class Named(np.ndarray):
+    """An array with an attribute."""
+
+
+@case
+def numpy_arrays_of_classes():
+    base = np.arange(24000.0).reshape(200, 120)
+    named = base.view(Named)
+    named.units = "m"
+    records = np.recarray(300, [("a", "f4"), ("b", "i8")])
+    records.a, records.b = 1, np.arange(300)
+    masked = np.ma.masked_array(base, base > 50, fill_value=7)
+    masked.note = "kept"
+    return Holder(
+        model=nn.Linear(2, 2),
+        named=named,
+        matrix=np.asmatrix(base),
+        records=records,
+        some_records=records[::2],
+        masked=masked,
+        nothing_masked=np.ma.masked_array(np.arange(5)),
+        words=np.char.array(["a", "bb"]),
+    ), None
+
+
+@case
+def numpy_arrays_with_gaps():
+    base = np.arange(24000.0).reshape(200, 120)
+    frozen = np.broadcast_to(np.arange(3.0), (1000, 3))
+    return Holder(
+        rows=base[::2],
+        base=base,
+        columns=base[:, ::2],
+        backwards=base[::-1, ::-1],
+        few=base[:, :3],
+        frozen=frozen,
+        one=np.broadcast_to(np.float32(3), (7, 5)),
+        model=nn.Linear(2, 2),
     ), None
 
 

@@ -28,6 +28,8 @@ from . import errors
 
 Bytes = npt.NDArray[np.uint8]
 
+ALIGNMENT = 64  # of what is stored, in bytes
+
 COPY_ON_WRITE = 1
 READ_ONLY = 2
 

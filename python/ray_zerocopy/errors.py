@@ -80,13 +80,40 @@ class UnpicklableError(RayZeroCopyError, TypeError):
 
     def __init__(self, path: str, kind: str, reason: str) -> None:
         self.path, self.kind, self.reason = path, kind, reason
-        super().__init__(
-            f"{path} (a {kind}) cannot be pickled: {reason}. Create it lazily in the worker, leave it out in the "
-            "class's __getstate__, or set it to None before the model is wrapped."
-        )
+        if " -> " in path:
+            advice = (
+                "It is a global (or a default) of code that travels with the pipeline, as no worker can import it: "
+                "make it inside of the function, or move the class into a module that workers import"
+            )
+        else:
+            advice = (
+                "Create it lazily in the worker, leave it out in the class's __getstate__, or set it to None before "
+                "the model is wrapped"
+            )
+        super().__init__(f"{path} (a {kind}) cannot be pickled: {reason}. {advice}.")
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
         return type(self), (self.path, self.kind, self.reason)
+
+
+class TooDeepError(UnpicklableError):
+    """A model or pipeline is nested more deeply than pickle can follow.
+
+    Attributes:
+        limit: Python's recursion limit in this process.
+    """
+
+    def __init__(self, path: str, kind: str, limit: int) -> None:
+        super().__init__(path, kind, "it is nested too deeply")
+        self.limit = limit
+        self.args = (
+            f"this {kind} is nested more deeply than Python's recursion limit ({limit:,}) lets pickle follow: raise "
+            "it in this process before you wrap, by sys.setrecursionlimit(20_000), or hold what is a long chain in a "
+            "list. Workers need nothing of the kind.",
+        )
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, int]]:  # type: ignore[override]
+        return type(self), (self.path, self.kind, self.limit)
 
 
 class DeviceError(RayZeroCopyError, ValueError):
@@ -256,6 +283,10 @@ class NoFreeCpuWarning(UserWarning):
 
 class StoreOverflowWarning(UserWarning):
     """A put made Ray move objects of the store to disk."""
+
+
+class PrivateMemoryWarning(UserWarning):
+    """Much of a pipeline cannot be shared: each process that loads it holds that by itself."""
 
 
 class StaleCodeWarning(UserWarning):

@@ -24,6 +24,7 @@ from torch.nn.parameter import is_lazy
 from . import core, errors
 from .core import Bytes
 from .graph import skeleton, tensors
+from .graph.private import PrivateBytes
 
 _HEADER = struct.Struct("<8sIIQQQQQQQQI44x")
 _F = TypeVar("_F", bound="Callable[..., Any]")  # quoted: not to be subscripted before Python 3.9
@@ -43,6 +44,7 @@ class Image:
         tensors: number of tensors in the index.
         blocks: number of blocks of memory: of storages, arrays and other buffers. Skeletons of parts (see `build`)
             follow.
+        private: what a process that loads it holds by itself.
     """
 
     parts: list[Bytes]
@@ -51,6 +53,7 @@ class Image:
     owners: list[Any]
     tensors: int
     blocks: int
+    private: PrivateBytes
 
 
 _paused = False
@@ -110,7 +113,7 @@ def build(root: Any, name: str, named: Iterable[tuple[str, torch.Tensor, bool]],
     table = np.zeros((count + 1, 3), np.int64)
     segments = table[: core.plan(core.address(blocks), count, core.address(offsets), core.address(table))]
 
-    entries = _index(named, apart.rows, blocks, offsets, segments)
+    entries = _index(named, apart, blocks, offsets, segments)
     index = json.dumps({"tensors": entries}, separators=(",", ":"))
     data = np.frombuffer(apart.data, np.uint8)
     size = core.head_size(len(segments), core.address(blocks), count, data.nbytes, len(index))
@@ -137,7 +140,7 @@ def build(root: Any, name: str, named: Iterable[tuple[str, torch.Tensor, bool]],
             core.pack(core.address(blocks), count, core.address(offsets), offset, core.address(packed), length)
             views.append(packed)
     end = int(segments[-1, 1] + segments[-1, 2]) if len(segments) else 0
-    return Image(views, apart.carried, size + end, apart.owners, len(entries), apart.parts)
+    return Image(views, apart.carried, size + end, apart.owners, len(entries), apart.parts, apart.private)
 
 
 @_collector_paused
@@ -224,7 +227,7 @@ def verify(memory: Bytes) -> None:
 
 def _index(
     named: Iterable[tuple[str, torch.Tensor, bool]],
-    rows: dict[int, int],
+    apart: skeleton.Skeleton,
     blocks: npt.NDArray[np.int64],
     offsets: npt.NDArray[np.int64],
     segments: npt.NDArray[np.int64],
@@ -237,12 +240,16 @@ def _index(
         if is_lazy(tensor) or tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested:
             continue
         try:
-            row = rows.get(tensor.untyped_storage()._cdata)
+            place = apart.place(tensor)
         except (NotImplementedError, RuntimeError):  # a subclass without a storage of its own
             continue
-        if row is None or not _fits(tensor, lengths[row]):
+        if place is None:
             continue
-        empty = tensor.numel() == 0
+        row, begin = place
+        first, end = tensors.extent(tensor)
+        if end - begin > lengths[row]:  # resized away (to 0, for example): it holds them no longer
+            continue
+        empty = first == end
         entries.append(
             {
                 "name": name,
@@ -250,16 +257,8 @@ def _index(
                 "shape": list(tensor.shape),
                 "stride": list(tensor.stride()),
                 "segment": -1 if empty else int(places[row]),
-                "offset": 0 if empty else in_segment[row] + tensor.storage_offset() * tensor.itemsize,
+                "offset": 0 if empty else in_segment[row] + first - begin,
                 "persistent": persistent,
             }
         )
     return entries
-
-
-def _fits(tensor: torch.Tensor, length: int) -> bool:
-    """Whether all elements lie in the storage: one that was resized away (to 0, for example) holds them no longer."""
-    if not tensor.numel():
-        return True
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
-    return bool((tensor.storage_offset() + last + 1) * tensor.itemsize <= length)

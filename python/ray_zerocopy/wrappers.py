@@ -19,7 +19,8 @@ import ray
 
 from . import core, errors, image, traces
 from .arrival import Arrival
-from .graph import pipeline
+from .graph import pipeline, private
+from .graph.private import PrivateBytes
 from .stores import connection, loading, named, objects
 from .stores.named import Lifetime, Name
 from .stores.objects import Reference
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("ray_zerocopy")
 _SHOWN = 5  # models in a repr
+_NOTHING = PrivateBytes()
 
 T = TypeVar("T")
 M = TypeVar("M")  # of a class method: pyright does not infer the class's own there
@@ -52,6 +54,7 @@ class Outline:
         interface: in task mode, the wrapped object's methods.
         single: block of the image with the skeleton of the first model by itself, those of the others follow; None:
             there are none.
+        private: bytes that each process that loads it holds by itself.
         lease: in the process that wrapped the object, in task mode, where the image has no name.
     """
 
@@ -60,10 +63,11 @@ class Outline:
     nbytes: int
     interface: standin.Interface | None = None
     single: int | None = None
+    private: PrivateBytes = field(default=_NOTHING, compare=False, repr=False)
     lease: leases.Lease | None = field(default=None, compare=False, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Outline, (self.image, self.class_name, self.nbytes, self.interface, self.single)
+        return Outline, (self.image, self.class_name, self.nbytes, self.interface, self.single, self.private)
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Description:
         models: the names of its models, in task mode with the methods that were asked for.
         standalone: whether it is a model itself.
         mode: how it was wrapped.
-        single: as in `Outline`.
+        single, private: as in `Outline`.
     """
 
     class_name: str
@@ -84,6 +88,7 @@ class Description:
     standalone: bool
     mode: Mode
     single: int | None = None
+    private: PrivateBytes = _NOTHING
 
 
 class _DeleteByName(Protocol):
@@ -392,6 +397,17 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         """Bytes of the image: what each node's store holds of it once."""
         return self._skeleton.nbytes
 
+    @property
+    def private_bytes(self) -> PrivateBytes:
+        """Bytes that each process that loads the model holds by itself, beside the image that all share.
+
+        They are what Python makes anew: strings, numbers, objects, ``bytes``, what a class puts into them in its
+        ``__getstate__``, constants of TorchScript that torch copies. Not counted is what a library makes of the weights
+        when they are loaded (quantized modules repack them). It is a number that has ``.paths``: where most of them
+        hang, if there is something large.
+        """
+        return self._skeleton.private
+
     def latest(self) -> Self:
         """The wrapper of the newest version of this name: this very wrapper if it is the newest. Takes a millisecond.
 
@@ -608,7 +624,9 @@ class ModelWrapper(Generic[T], metaclass=_Class):
             interface = description.interface
             lease = leases.Lease(image.key) if isinstance(image, Reference) else None
         models = {name: None if methods is None else (None, methods) for name, methods in description.models.items()}
-        outline = Outline(image, description.class_name, nbytes, interface, description.single, lease)
+        outline = Outline(
+            image, description.class_name, nbytes, interface, description.single, description.private, lease
+        )
         return _restored(cls, outline, models, description.standalone, mode)
 
     @classmethod
@@ -671,6 +689,15 @@ def _taken_apart(
     )
     if not (built.blocks or models or built.carried) and next(pipeline.named_models(model_or_pipeline), None) is None:
         raise TypeError(_nothing_in(model_or_pipeline))
+    if built.private >= private.BOUND:
+        warnings.warn(
+            f"{_size(built.private)} of this {type(model_or_pipeline).__qualname__} cannot be shared, and each process "
+            f"that loads it holds them by itself: {_where(built.private)}. Keep large data in tensors or arrays, or "
+            "load it from a file in the worker; a class whose __getstate__ makes bytes of its weights shares them if "
+            "it hands them out as they are.",
+            errors.PrivateMemoryWarning,
+            stacklevel=3,
+        )
     chosen = method_names or (calls.CALL,)
     description = Description(
         type(model_or_pipeline).__qualname__,
@@ -682,8 +709,18 @@ def _taken_apart(
         standalone,
         mode,
         built.blocks if parts else None,
+        built.private,
     )
     return built, description
+
+
+def _size(number: int) -> str:
+    return f"{number / 1e6:,.0f} MB"
+
+
+def _where(held: PrivateBytes) -> str:
+    places = [f"{path} ({_size(size)})" for path, size in held.paths.items()]
+    return ", ".join(places) or "many small objects"
 
 
 def _nothing_in(given: Any) -> str:

@@ -1,5 +1,4 @@
-"""NumPy's dtypes, and arrays whose axes were permuted: described by the order of the axes, so that their memory is not
-copied."""
+"""NumPy's dtypes, and the arrays whose memory NumPy would copy into the pickle."""
 
 from __future__ import annotations
 
@@ -7,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import core
 from . import rebuild
 
 
@@ -25,12 +25,43 @@ def reduce_dtype(dtype: np.dtype[Any]) -> Any:
 
 
 def reduce(array: np.ndarray[Any, Any]) -> Any:
-    """NumPy hands out the memory of C- and Fortran-ordered arrays as it is, and copies every other into the
-    pickle. An array that only has its axes in another order is dense too: describe it by the order."""
-    if array.dtype.hasobject or array.flags.c_contiguous or array.flags.f_contiguous:
+    """What pickle's ``reducer_override`` returns for an array.
+
+    NumPy hands out the memory of plain arrays that are C- or Fortran-ordered, and copies all others into the pickle.
+    Those are described here over memory that is handed out: arrays whose axes have another order, arrays with gaps, and
+    arrays of classes that have nothing but attributes of their own. A memmap becomes a plain array: its file is another
+    process's affair, its numbers are in the image.
+    """
+    if array.dtype.hasobject:
+        return NotImplemented
+    cls = type(array)
+    if cls is not np.ndarray:
+        if cls.__reduce_ex__ is not np.ndarray.__reduce_ex__ or cls.__reduce__ not in _KNOWN:
+            return NotImplemented
+        plain = np.ndarray.view(array, np.ndarray)
+        if isinstance(array, np.memmap):
+            return rebuild._itself, (plain,)
+        attributes = getattr(array, "__dict__", None) or None
+        return rebuild._array_of, (cls, plain), attributes, None, None, rebuild._set_attributes
+    if array.flags.c_contiguous or array.flags.f_contiguous:
         return NotImplemented
     order = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
     dense = array.transpose(order)
-    if not dense.flags.c_contiguous:
-        return NotImplemented
-    return rebuild._transposed, (dense, tuple(sorted(range(array.ndim), key=order.__getitem__)))
+    if dense.flags.c_contiguous:
+        return rebuild._transposed, (dense, tuple(sorted(range(array.ndim), key=order.__getitem__)))
+    steps = [(size - 1) * stride for size, stride in zip(array.shape, array.strides)]
+    before, after = -sum(step for step in steps if step < 0), sum(step for step in steps if step > 0)
+    length = before + after + array.itemsize
+    if length > _GAPS * array.nbytes:
+        copy = np.ascontiguousarray(array)
+        copy.flags.writeable = array.flags.writeable  # as all arrays come back
+        return rebuild._itself, (copy,)
+    memory = core.view(core.address(array) - before, length, array)
+    if not array.flags.writeable:
+        memory.flags.writeable = False
+    return rebuild._strided_array, (memory, array.dtype, before, array.shape, array.strides)
+
+
+# An array with gaps is stored with them, as long as it is no more than so many times its own bytes.
+_GAPS = 2
+_KNOWN = (np.ndarray.__reduce__, np.ma.MaskedArray.__reduce__)

@@ -1,19 +1,22 @@
 """Modules: their attributes, without the ten empty dictionaries of hooks that every module has.
 
-Private names of torch used here, tried with 2.4 and 2.15: none but `_backward_pre_hooks`, whose absence tells a module
-made by an old torch. `tests/test_roundtrip.py` fails when it goes.
+Private names of torch used here, tried with 2.4 and 2.15: `_backward_pre_hooks`, whose absence tells a module made by
+an old torch, and `_compiled_call_impl`. `tests/test_roundtrip.py` and `tests/test_special.py` fail when one goes.
 """
 
 from __future__ import annotations
 
 import copyreg
+import pickle
+import sys
+import weakref
 from collections import OrderedDict
 from typing import Any, cast
 
 import torch
 from torch.nn.utils import parametrize
 
-from . import rebuild
+from . import compiled, fx, rebuild
 from .paths import Refused
 
 
@@ -24,6 +27,21 @@ def reduce(module: torch.nn.Module, known: dict[Any, rebuild._Fields]) -> Any:
         module: any module that is no TorchScript module.
         known: the kinds of modules seen so far in the same skeleton; modules of one kind share their `rebuild._Fields`.
     """
+    reduced = _reduced(module, known)
+    slots = _slots(module)
+    how = getattr(module, "_compiled_call_impl", None)
+    if not slots and how is None:
+        return reduced
+    if reduced is NotImplemented:
+        reduced = module.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+    made, arguments, state, items, entries, set_state = (*reduced, None, None, None, None)[:6]
+    if items is not None or entries is not None:
+        raise Refused(module, "it has slots or is compiled, and describes itself by items")
+    state = set_state, state, slots, None if how is None else compiled.arguments(how)
+    return made, arguments, state, None, None, rebuild._set_more
+
+
+def _reduced(module: torch.nn.Module, known: dict[Any, rebuild._Fields]) -> Any:
     cls = type(module)
     if isinstance(module, torch.nn.parallel.DistributedDataParallel):
         raise Refused(module, "it belongs to the processes that train together; wrap its .module")
@@ -32,6 +50,11 @@ def reduce(module: torch.nn.Module, known: dict[Any, rebuild._Fields]) -> Any:
         state = dict(module.__dict__)
         names = list(cast(torch.nn.ModuleDict, module.parametrizations))
         return rebuild._parametrized, (cls.__bases__[0],), (state, names), None, None, rebuild._set_parametrized_state
+    if fx.is_module(module):
+        return fx.reduce_module(module)
+    if cls.__module__.startswith("torch.ao.nn.") and cls.__getstate__ is not torch.nn.Module.__getstate__:
+        # quantized convolutions leave out what every module has; copied, they are modules before they get their state
+        return rebuild._initialized, (cls,), module.__getstate__()
     if (
         cls.__getstate__ is not torch.nn.Module.__getstate__
         or cls.__reduce_ex__ is not object.__reduce_ex__
@@ -44,8 +67,9 @@ def reduce(module: torch.nn.Module, known: dict[Any, rebuild._Fields]) -> Any:
     # every module has: they make up most of a pickled module tree, and are quicker made than unpickled.
     state = module.__getstate__()
     empty, values = [], []
-    for name, value in state.items():
-        if type(value) is OrderedDict and not value:
+    for (name, value), references in zip(state.items(), _references(state)):
+        # one that something else refers to as well has to stay what it is
+        if type(value) is OrderedDict and not value and references <= _ALONE and not weakref.getweakrefcount(value):
             empty.append(name)
             value = None
         values.append(value)
@@ -54,3 +78,20 @@ def reduce(module: torch.nn.Module, known: dict[Any, rebuild._Fields]) -> Any:
     plain = cls.__setstate__ is torch.nn.Module.__setstate__
     set_state = rebuild._set_state if plain else rebuild._set_state_by_class
     return copyreg.__newobj__, (cls,), (fields, tuple(values)), None, None, set_state  # type: ignore[attr-defined]
+
+
+def _references(state: dict[str, Any]) -> list[int]:
+    return [sys.getrefcount(value) for value in state.values()]
+
+
+_attributes = {"hooks": OrderedDict()}  # type: ignore[var-annotated]
+_ALONE = _references(dict(_attributes))[0]  # of what hangs in a module's dictionary, and in the copy of it
+
+
+def _slots(module: torch.nn.Module) -> dict[str, Any]:
+    """What a class of a user's own keeps in ``__slots__``, of which torch's ``__getstate__`` knows nothing."""
+    cls = type(module)
+    if cls.__getstate__ is not torch.nn.Module.__getstate__:
+        return {}
+    names: list[str] = copyreg._slotnames(cls)  # type: ignore[attr-defined]
+    return {name: getattr(module, name) for name in names if hasattr(module, name)}

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from . import names
+
 
 class Refused(TypeError):
     """A failure over a part as such: what is inside of it does not matter."""
@@ -33,16 +35,64 @@ def blame(root: Any, name: str, failure: Callable[[Any], Exception | None]) -> t
     while True:
         if isinstance(cause, Refused) and cause.part is part:
             return path, part, cause
-        for label, child in children(part):
+        for label, child in children_and_code(part):
             if id(child) in seen:
                 continue
             seen.add(id(child))
             error = failure(child)
             if error is not None:
-                path, part, cause = path + label, child, error
+                path, part, cause = joined(path, label), child, error
                 break
         else:
             return path, part, cause
+
+
+class _Whole(str):
+    """A label that says by itself where something is, whatever holds it."""
+
+    __slots__ = ()
+
+
+def joined(path: str, label: str) -> str:
+    """The path of a child."""
+    return str(label) if isinstance(label, _Whole) else path + label
+
+
+def children_and_code(parent: Any) -> Iterator[tuple[str, Any]]:
+    """The parts of an object, and the code and its globals that travel with it since no other process can import it."""
+    yield from children(parent)
+    if isinstance(parent, type):
+        for name, value in vars(parent).items():
+            for function in _functions(value):
+                yield _Whole(f"{parent.__qualname__}.{name}"), function
+    elif isinstance(parent, types.FunctionType):
+        if names.travels(parent):
+            defaults = [*(parent.__defaults__ or ()), *(parent.__kwdefaults__ or {}).values()]
+            yield from ((" -> a default", value) for value in defaults)
+            for name in _global_names(parent.__code__):
+                if name in parent.__globals__:
+                    yield f" -> {name}", parent.__globals__[name]
+    elif names.travels(type(parent)):
+        yield _Whole(type(parent).__qualname__), type(parent)
+
+
+def _functions(value: Any) -> Iterator[types.FunctionType]:
+    if isinstance(value, property):
+        value = [value.fget, value.fset, value.fdel]
+    elif isinstance(value, (staticmethod, classmethod)):
+        value = [value.__func__]
+    elif isinstance(value, functools.cached_property):
+        value = [value.func]
+    else:
+        value = [value]
+    yield from (each for each in value if isinstance(each, types.FunctionType))
+
+
+def _global_names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _global_names(constant)
 
 
 def children(parent: Any) -> Iterator[tuple[str, Any]]:

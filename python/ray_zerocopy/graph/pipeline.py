@@ -59,17 +59,15 @@ def models(pipeline: Any, chosen: Sequence[str] | None, private: bool) -> dict[s
 def named_models(root: Any) -> Iterator[tuple[str, Model]]:
     """Every outermost module or exported program in an object graph, with its path, which is empty for ``root``."""
     seen: set[int] = set()
-
-    def walk(path: str, part: Any) -> Iterator[tuple[str, Model]]:
+    waiting = [("", root)]  # the next one is the last; no recursion, which would end at Python's limit
+    while waiting:
+        path, part = waiting.pop()
         if isinstance(part, MODELS):
             yield _without_dot(path), part
         elif id(part) not in seen:
             seen.add(id(part))
-            for label, child in children(part):
-                if not isinstance(child, _LEAVES):
-                    yield from walk(path + label, child)
-
-    yield from walk("", root)
+            inside = [(path + label, child) for label, child in children(part) if not isinstance(child, _LEAVES)]
+            waiting += reversed(inside)
 
 
 def _as_name(label: str) -> str:

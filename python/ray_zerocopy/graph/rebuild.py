@@ -29,12 +29,14 @@ from typing import Any, Union, cast
 
 import numpy as np
 import torch
+from torch import fx
 from torch.export import ExportedProgram
+from torch.fx.node import map_aggregate
 from torch.nn.utils import parametrize
 from torch.storage import TypedStorage, UntypedStorage
 
 from .. import errors
-from . import stamps
+from . import sources, stamps
 
 _C: Any = torch._C  # typed in part
 
@@ -49,12 +51,7 @@ def _itself(item: Any) -> Any:
 
 def _as_it_was(module: str, name: str, stamp: bytes) -> Any:
     """A class or function of a user's own module, by name."""
-    found: Any = importlib.import_module(module)
-    for part in name.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            raise AttributeError(f"Can't get attribute {name!r} on {sys.modules[module]!r}") from None
+    found = _found(importlib.import_module(module), name)
     here = (module, name, stamp)
     if here not in _compared:
         _compared.add(here)
@@ -72,6 +69,30 @@ def _as_it_was(module: str, name: str, stamp: bytes) -> Any:
 
 
 _compared: set[tuple[str, str, bytes]] = set()
+
+
+def _found(module: Any, name: str) -> Any:
+    found = module
+    for part in name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise AttributeError(f"Can't get attribute {name!r} on {module!r}") from None
+    return found
+
+
+def _from_sources(module: str, name: str, carried: dict[str, str]) -> Any:
+    """A class or function of downloaded code, which travels with the model."""
+    loaded, same = sources.module_of(module, carried)
+    if not same and (module, name, b"") not in _compared:
+        _compared.add((module, name, b""))
+        warnings.warn(
+            f"{module} is other code in this process (of {loaded.__file__}) than where the model was wrapped: another "
+            "version of it was downloaded here. This process goes on with what it has; load the model in another one.",
+            errors.StaleCodeWarning,
+            stacklevel=2,
+        )
+    return _found(loaded, name)
 
 
 # --- arguments -------------------------------------------------------------------------------------
@@ -234,6 +255,19 @@ def _quantized_tensor(
     return tensor.set_(storage, offset, shape, stride).requires_grad_(requires_grad)
 
 
+def _array_of(cls: type, array: Any) -> Any:
+    """An array of a class of somebody's own over the memory of another."""
+    if not (isinstance(cls, type) and issubclass(cls, np.ndarray) and isinstance(array, np.ndarray)):
+        raise _damaged(f"an array of class {cls!r} over a {type(array).__qualname__}")
+    return array.view(cls)
+
+
+def _strided_array(
+    memory: Any, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+) -> Any:
+    return np.ndarray(shape, dtype, memory, offset, strides)  # which looks whether it lies in that memory
+
+
 def _transposed(dense: np.ndarray[Any, Any], axes: tuple[int, ...]) -> np.ndarray[Any, Any]:
     return dense.transpose(axes)
 
@@ -291,6 +325,40 @@ def _reference(target: Any = None) -> Any:
     if target is None:
         return weakref.ref(_Gone())
     return weakref.WeakMethod(target) if isinstance(target, types.MethodType) else weakref.ref(target)
+
+
+def _set_attributes(made: Any, state: Any) -> None:
+    """As pickle would, without asking the object itself for anything."""
+    attributes, slots = state if isinstance(state, tuple) else (state, None)
+    if attributes:
+        made.__dict__.update(attributes)
+    for name, value in (slots or {}).items():
+        object.__setattr__(made, name, value)
+
+
+class _ScriptFunction:
+    """A function of TorchScript. Torch loads one as a module, whose forward has lost the defaults."""
+
+    def __init__(self, archive: np.ndarray[Any, Any], defaults: tuple[tuple[str, bool, Any], ...]) -> None:
+        self._archive, self._defaults = archive, defaults
+        unit = _C.CompilationUnit()
+        self._run = _C.import_ir_module_from_buffer(unit, archive.tobytes(), None, {}, False)._get_method("forward")
+        self.graph, self.code = self._run.graph, self._run.code
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        for name, has, value in self._defaults[len(args) :]:
+            if has:
+                kwargs.setdefault(name, value)
+        return self._run(*args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        return _ScriptFunction, (self._archive, self._defaults)
+
+
+def _loguru(options: tuple[Any, ...]) -> Any:
+    """This process's logger of loguru, with the options of another's."""
+    logger: Any = importlib.import_module("loguru").logger
+    return logger if options == logger._options else type(logger)(logger._core, *options)
 
 
 def _proxy(target: Any = None) -> Any:
@@ -354,6 +422,74 @@ def _set_parametrized_state(module: torch.nn.Module, state: tuple[dict[str, Any]
         parametrize._inject_property(module, name)
 
 
+def _set_more(module: Any, state: tuple[Any, Any, dict[str, Any], tuple[Any, bool, Any] | None]) -> None:
+    """A state, set as pickle would or by one of the above, what is in slots, and how the module was compiled."""
+    set_state, inner, slots, how = state
+    if set_state is not None:
+        set_state(module, inner)
+    elif inner is not None:
+        module.__setstate__(inner)
+    for name, value in slots.items():
+        object.__setattr__(module, name, value)
+    if how is not None:
+        module._compiled_call_impl = _compiled(module._call_impl, *how)
+
+
+def _compiled(target: Any, backend: Any, fullgraph: bool, dynamic: bool | None) -> Any:
+    """What torch.compile gives of a function or a module, which is compiled when it is called."""
+    import torch._dynamo
+
+    compiled: Any = torch._dynamo.optimize(backend=backend, nopython=fullgraph, dynamic=dynamic)
+    return compiled(target)
+
+
+def _initialized(cls: type[torch.nn.Module]) -> torch.nn.Module:
+    """A module that has nothing but what every module has."""
+    made = cls.__new__(cls)
+    torch.nn.Module.__init__(made)
+    return made
+
+
+class _FxNode:
+    """Stands for a node among the arguments of another."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> Any:
+        return _FxNode, (self.number,)
+
+
+def _fx_graph(tracer_cls: Any, tracer_extras: Any, codegen: Any, nodes: list[tuple[Any, ...]]) -> Any:
+    graph = fx.Graph(tracer_cls=tracer_cls, tracer_extras=tracer_extras)
+    made: list[fx.Node] = []
+
+    def numbered(argument: Any) -> Any:
+        return made[argument.number] if isinstance(argument, _FxNode) else argument
+
+    for op, name, target, args, kwargs, kind, meta in nodes:
+        arguments: Any = map_aggregate(args, numbered)
+        named: Any = map_aggregate(kwargs, numbered)
+        node = graph.create_node(op, target, arguments, named, name, kind)
+        node.meta.update(meta)
+        made.append(node)
+    graph.set_codegen(codegen)
+    return graph
+
+
+def _fx_module(cls: type[fx.GraphModule], name: str) -> fx.GraphModule:
+    made: fx.GraphModule = cls.__new__(cls)  # which makes it a class of its own
+    type(made).__name__ = name
+    return made
+
+
+def _set_fx_state(module: Any, state: dict[str, Any]) -> None:
+    module.__dict__.update(state)
+    module.recompile()
+
+
 # --- TorchScript -----------------------------------------------------------------------------------
 
 
@@ -405,17 +541,36 @@ def _program(
 ) -> ExportedProgram:
     from torch._export.serde.serialize import ExportedProgramDeserializer
 
-    try:
-        with one_at_a_time:
-            program: ExportedProgram = ExportedProgramDeserializer().deserialize(
-                description, state_dict, constants, example_inputs
-            )
-    except Exception as cause:
-        unknown = _unregistered(cause)
-        if unknown is None:
-            raise
-        raise errors.ClassNotFoundError.unregistered("exported program", unknown, unknown.split(".")[0]) from cause
-    return program
+    tried: set[str] = set()
+    while True:
+        try:
+            with one_at_a_time:
+                program: ExportedProgram = ExportedProgramDeserializer().deserialize(
+                    description, state_dict, constants, example_inputs
+                )
+            return program
+        except Exception as cause:
+            unknown = _unregistered(cause)
+            if unknown is None:
+                raise
+            # a type of a library's own is registered by its module, whose name is in that of the type
+            if unknown in tried or not _imported(unknown.rpartition(".")[0]):
+                library = unknown.split(".")[0]
+                raise errors.ClassNotFoundError.unregistered("exported program", unknown, library) from cause
+            tried.add(unknown)
+
+
+def _imported(module: str) -> bool:
+    """Whether a module could be imported, or a package that it names."""
+    while module:
+        try:
+            importlib.import_module(module)
+            return True
+        except ModuleNotFoundError:
+            module = module.rpartition(".")[0]
+        except Exception:
+            return False
+    return False
 
 
 def _unregistered(error: BaseException | None) -> str | None:

@@ -6,14 +6,16 @@ Private names of torch used here, tried with 2.4 and 2.15: `torch._ops.OpOverloa
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import weakref
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
-from . import rebuild
+from . import fx, rebuild
 
 
 def _cached_property(value: functools.cached_property[Any]) -> Any:
@@ -56,6 +58,60 @@ def _packet(value: Any) -> Any:
     return rebuild._operator, (value._qualified_op_name,)
 
 
+def _script_function(value: Any) -> Any:
+    arguments = value.schema.arguments
+    defaults = tuple((each.name, each.has_default_value(), each.default_value) for each in arguments)
+    return rebuild._ScriptFunction, (np.frombuffer(value.save_to_buffer(), np.uint8), defaults)
+
+
+def forwarding(obj: Any) -> Any:
+    """What pickle's ``reducer_override`` returns for an object whose class forwards unknown attributes
+    (``__getattr__``), to the model that it holds perhaps.
+
+    Pickle asks the object, and not its class, how it wants to be pickled and restored. The former is answered by the
+    model, the latter before there is one to forward to. So the class is asked here.
+    """
+    cls = type(obj)
+    if not hasattr(cls, "__getattr__") or isinstance(obj, type):
+        return NotImplemented
+    plain: Any = object  # or mypy takes the two for different things by their annotations
+    if (
+        cls.__reduce_ex__ is not plain.__reduce_ex__
+        or cls.__reduce__ is not plain.__reduce__
+        or hasattr(cls, "__getnewargs_ex__")
+    ):
+        return NotImplemented
+    arguments = cls.__getnewargs__(obj) if hasattr(cls, "__getnewargs__") else ()
+    getstate = getattr(cls, "__getstate__", None)
+    if getstate is not None and getstate is not getattr(object, "__getstate__", None):
+        state = getstate(obj)
+    else:
+        names: list[str] = copyreg._slotnames(cls)  # type: ignore[attr-defined]
+        slots = {name: value for name in names if (value := _attribute(obj, name)) is not _UNSET}
+        attributes = _attribute(obj, "__dict__")
+        attributes = None if attributes is _UNSET else attributes
+        state = (attributes, slots) if slots else attributes or None
+    items = iter(obj) if isinstance(obj, list) else None
+    entries = iter(obj.items()) if isinstance(obj, dict) else None
+    reduced = copyreg.__newobj__, (cls, *arguments), state, items, entries  # type: ignore[attr-defined]
+    return reduced if hasattr(cls, "__setstate__") else (*reduced, rebuild._set_attributes)
+
+
+_UNSET = object()
+
+
+def _attribute(obj: Any, name: str) -> Any:
+    try:
+        return object.__getattribute__(obj, name)
+    except AttributeError:
+        return _UNSET
+
+
+def is_loguru(obj: Any) -> bool:
+    """Whether something is a logger of loguru, which every process has one of."""
+    return type(obj).__module__ == "loguru._logger" and hasattr(obj, "_options")
+
+
 # What pickle's ``reducer_override`` returns, by class. What a weak reference points to is part of the graph, and gone
 # after loading if nothing else there holds it.
 KINDS: dict[type, Callable[[Any], Any]] = {
@@ -67,6 +123,8 @@ KINDS: dict[type, Callable[[Any], Any]] = {
     weakref.WeakSet: _weak_set,
     weakref.WeakKeyDictionary: _weak_dictionary,
     weakref.WeakValueDictionary: _weak_dictionary,
+    torch.fx.Graph: fx.reduce_graph,
+    torch.jit.ScriptFunction: _script_function,
     torch._ops.OpOverload: _overload,
     torch._ops.OpOverloadPacket: _packet,
 }

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.storage import TypedStorage, UntypedStorage
@@ -26,6 +25,19 @@ from . import rebuild
 
 # What stands in the skeleton for one use of a storage: an out-of-band buffer, by position.
 StorageSlot = pickle.PickleBuffer
+
+
+class Slots(Protocol):
+    """Where a skeleton's storages go."""
+
+    def storage_slot(self, storage: UntypedStorage, bare: bool) -> StorageSlot:
+        """For one use of a whole storage; ``bare``: its memory would do as well."""
+        ...
+
+    def part_slot(self, storage: UntypedStorage, first: int, end: int) -> tuple[StorageSlot, int]:
+        """For a use of some bytes of a storage: a storage that has them, and where in the whole it begins."""
+        ...
+
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
@@ -68,12 +80,12 @@ def outside_of_modes() -> contextlib.ExitStack:
 # --- describing ----------------------------------------------------------------------------------
 
 
-def reduce(tensor: torch.Tensor, slot: Callable[[UntypedStorage, bool], StorageSlot]) -> Any:
+def reduce(tensor: torch.Tensor, slots: Slots) -> Any:
     """What pickle's ``reducer_override`` returns for a tensor.
 
     Args:
         tensor: any tensor, of any subclass.
-        slot: gives the slot for one use of a storage; its second argument says whether bare memory would do as well.
+        slots: gives the slot for one use of a storage.
 
     Raises:
         OffCpuError: the tensor is neither in CPU memory nor on the meta device.
@@ -101,11 +113,11 @@ def reduce(tensor: torch.Tensor, slot: Callable[[UntypedStorage, bool], StorageS
             return (*reduced, (None, None, accumulated, None), None, None, rebuild._set_extras)
         return reduced
     if accumulated or tensor.__dict__ or _names(tensor):
-        return _with_extras(tensor, _described(tensor, slot), accumulated)
-    return _described(tensor, slot)
+        return _with_extras(tensor, _described(tensor, slots), accumulated)
+    return _described(tensor, slots)
 
 
-def _described(tensor: torch.Tensor, slot: Callable[[UntypedStorage, bool], StorageSlot]) -> Any:
+def _described(tensor: torch.Tensor, slots: Slots) -> Any:
     """A plain tensor, without what may hang on it."""
     storage = tensor.untyped_storage()
     parameter = type(tensor) is torch.nn.Parameter
@@ -118,13 +130,14 @@ def _described(tensor: torch.Tensor, slot: Callable[[UntypedStorage, bool], Stor
         and tensor.stride() == _contiguous_stride(shape)
     ):
         dense = rebuild._dense_parameter if parameter else rebuild._dense_tensor
-        return dense, (slot(storage, True), tensor.dtype, shape, tensor.requires_grad)
+        return dense, (slots.storage_slot(storage, True), tensor.dtype, shape, tensor.requires_grad)
     if tensor.numel() and not storage.nbytes():
         raise RuntimeError("its storage was resized to nothing, so it has a shape and no values")
+    slot, begin = slots.part_slot(storage, *extent(tensor))
     return rebuild._strided_tensor, (
-        slot(storage, False),
+        slot,
         tensor.dtype,
-        offset,
+        offset - begin // tensor.itemsize,
         shape,
         tensor.stride(),
         parameter,
@@ -181,6 +194,15 @@ def _is_plain(tensor: torch.Tensor) -> bool:
         and tensor.layout is torch.strided
         and not (tensor.is_quantized or tensor.is_nested or tensor.is_conj() or tensor.is_neg())
     )
+
+
+def extent(tensor: torch.Tensor) -> tuple[int, int]:
+    """The bytes of its storage, from and up to, in which a tensor's elements lie."""
+    first = int(tensor.storage_offset()) * tensor.itemsize
+    if not tensor.numel():
+        return first, first
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
+    return first, first + (last + 1) * tensor.itemsize
 
 
 def _contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,0 +1,68 @@
+"""Which classes and functions another process finds by their names, and which have to travel by value."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from typing import Any
+
+_known: set[str] = set()  # modules that were found; what is not found is looked for again
+
+
+def is_found(obj: Any) -> bool:
+    """Whether a class or function is what its module has under its name, in this process."""
+    module = getattr(obj, "__module__", None) or ""
+    if module not in sys.modules and module.partition(".")[0] in sys.modules:
+        # a public name that nobody has imported: NumPy's classes call themselves numpy.rec.recarray and so on
+        with contextlib.suppress(Exception):
+            importlib.import_module(module)
+    found: Any = sys.modules.get(module)
+    if found is None or found.__name__ == "__main__":
+        return False
+    for part in obj.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is obj
+
+
+def travels(code: Any) -> bool:
+    """Whether a class or function is pickled with its code."""
+    return not (is_found(code) and can_import(code.__module__))
+
+
+def can_import(module: str) -> bool:
+    """Whether a fresh process with this one's ``sys.path`` could import a module that is loaded here.
+
+    Libraries make modules while they run, of templates or of code that was downloaded, and scripts load files that are
+    on no path. A module is taken for one that can be imported unless it comes from a source file and no importer finds
+    it: what has no file (parts of extensions, ``six.moves``) comes with the import of something else.
+    """
+    loaded = sys.modules.get(module)
+    if module in _known or loaded is None:
+        return True
+    spec = getattr(loaded, "__spec__", None)
+    top, _, _ = module.partition(".")
+    if spec is None:
+        found = top != module and can_import(top)
+    elif not (spec.has_location and str(spec.origin).endswith(".py")) or spec.name != module:
+        found = True
+    else:
+        found = _find(module) or not os.path.exists(spec.origin or "")  # in an archive, perhaps
+    if found:
+        _known.add(module)
+    return found
+
+
+def _find(module: str) -> bool:
+    parent, _, _ = module.rpartition(".")
+    path = None
+    if parent:
+        path = getattr(sys.modules.get(parent), "__path__", None)
+        if path is None or not can_import(parent):
+            return False
+    for finder in sys.meta_path:
+        find = getattr(finder, "find_spec", None)
+        if find is not None and find(module, path, None) is not None:
+            return True
+    return False
