@@ -13,7 +13,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 INSTALLED := $(VENV)/installed
 SOURCES := $(shell find gozc \( -name '*.go' -o -name '*.c' \) ! -name '*_test.go') go.mod go.sum setup.py pyproject.toml $(wildcard build/*.py)
 
-.PHONY: venv build wheels fresh matrix lint test soak demo docs bench bench-quick bench-old bench-huge clean
+.PHONY: venv build wheels fresh matrix lint test soak sweep demo docs bench bench-quick bench-old bench-huge clean
 
 # The project is installed in place, so this also builds the extension again when its sources have changed.
 venv build: $(INSTALLED)
@@ -67,6 +67,11 @@ soak: $(INSTALLED)
 	python tests/programs/disk_full.py
 	for target in 'FuzzCheck ./gozc/image' 'FuzzIndex ./gozc/image' 'FuzzCheck ./gozc/pickle'; do \
 		go test -run '^$$' -fuzz $$target -fuzztime 30s -fuzzminimizetime 20x || exit 1; done
+
+# Real models of every family of transformers, timm and torchvision: what differs is printed.
+sweep: export PYTHONPATH := $(CURDIR)/tests
+sweep: $(INSTALLED)
+	python tests/programs/sweep.py
 
 demo: $(INSTALLED)
 	python examples/demo.py _build/demo.png

@@ -105,6 +105,8 @@ class _Comparison:
     def tensor(self, path: str, expected: torch.Tensor, actual: torch.Tensor) -> None:
         if is_lazy(expected):
             assert is_lazy(actual), path
+            left, right = ((type(x), x.requires_grad, x.data.dtype, x.device) for x in (expected, actual))
+            assert left == right, f"{path}: {left} became {right}"
             return
         if expected.is_nested:
             assert actual.is_nested, path

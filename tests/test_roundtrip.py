@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 import zoo
 from compare import assert_same
+from helpers import HERE, run_script
 from make_golden import written
 from ray_zerocopy import ModelWrapper, image
 from ray_zerocopy.graph import pipeline
@@ -45,6 +47,12 @@ def test_loads_the_same_in_the_driver(cluster, name, recwarn):
 def test_loads_the_same_in_a_worker(worker_of_module, name):
     original, _ = zoo.ZOO[name]()
     worker_of_module(check, name, ModelWrapper.from_model(original))
+
+
+def test_every_module_of_torch_loads_and_computes_the_same():
+    found = json.loads(run_script(str(HERE / "programs" / "conformance.py"), timeout=300).stdout.splitlines()[-1])
+    assert found["differ"] == {}
+    assert found["calls"] > 3000
 
 
 @pytest.fixture(scope="module")

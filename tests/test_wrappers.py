@@ -274,6 +274,14 @@ def test_one_model_of_lists_dictionaries_names_and_the_like(cluster):
     assert torch.equal(in_tasks.load("encoder")(x), pipeline.encoder(x))
 
 
+def test_parts_under_keys_that_read_the_same(cluster):
+    both = {1: torch.nn.Linear(1, 1), "1": torch.nn.Linear(2, 2)}
+    wrapper = ModelWrapper.from_model(both)
+    assert list(wrapper.model_refs) == ["1", "['1']"]
+    assert_same(both[1], wrapper.load("1"))
+    assert_same(both["1"], wrapper.load("['1']"))
+
+
 def test_a_part_that_is_none_says_which_there_are(cluster):
     wrapper = ModelWrapper.from_model(Parts())
     with pytest.raises(errors.NotAModelError, match=r"no model 'encodr' .* it has 'encoder', 'decoder' and others"):

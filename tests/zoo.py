@@ -402,6 +402,11 @@ def compiled():
 
 
 @case
+def lazy_in_double():
+    return nn.Sequential(nn.LazyConv1d(3, 2), nn.LazyBatchNorm1d()).double().eval(), (torch.randn(2, 3, 5).double(),)
+
+
+@case
 def compiled_in_place():
     model = nn.Sequential(nn.Linear(5, 5), nn.ReLU())
     model.compile(backend="eager", fullgraph=True, dynamic=True)

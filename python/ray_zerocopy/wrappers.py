@@ -237,7 +237,9 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         if existing is not None:
             return cls._of_name(*existing, mode)
         start = time.perf_counter()
-        built, description = _taken_apart(model_or_pipeline, mode, model_attr_names, method_names)
+        # stand-ins load no single models, and who gets a named one may want them
+        single = mode == "actor" or name is not None
+        built, description = _taken_apart(model_or_pipeline, mode, model_attr_names, method_names, single)
         parts = built.parts, built.carried, built.size
         if lifetime is None:
             _warn_of_short_life()
@@ -672,9 +674,13 @@ class ModelWrapper(Generic[T], metaclass=_Class):
 
 
 def _taken_apart(
-    model_or_pipeline: Any, mode: Mode, model_attr_names: Sequence[str] | None, method_names: Sequence[str] | None
+    model_or_pipeline: Any,
+    mode: Mode,
+    model_attr_names: Sequence[str] | None,
+    method_names: Sequence[str] | None,
+    single: bool = True,
 ) -> tuple[image.Image, Description]:
-    """The image of a model or pipeline, and what is to be said of it."""
+    """The image of a model or pipeline, whose models can be loaded by themselves, too, and what is to be said of it."""
     if pipeline.is_state_dict(model_or_pipeline):
         raise TypeError(
             "this is a state_dict, which holds no model: model.load_state_dict(state_dict), and wrap the model. To "
@@ -683,7 +689,7 @@ def _taken_apart(
     standalone = isinstance(model_or_pipeline, pipeline.MODELS)
     models = pipeline.models(model_or_pipeline, model_attr_names, private=mode == "task")
     _require_methods([model_or_pipeline, *models.values()], method_names or ())
-    parts = list(models.values()) if len(models) > 1 else []  # of one alone the rest is not worth sparing
+    parts = list(models.values()) if single and len(models) > 1 else []  # of one alone the rest is not worth sparing
     built = image.build(
         model_or_pipeline, "model" if standalone else "pipeline", pipeline.named_tensors(model_or_pipeline), parts
     )

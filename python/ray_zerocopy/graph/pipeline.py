@@ -52,7 +52,7 @@ def models(pipeline: Any, chosen: Sequence[str] | None, private: bool) -> dict[s
     for label, child in children(pipeline):
         name = _as_name(label)
         if (private or not name.startswith("_")) and next(named_models(child), None) is not None:
-            found[name] = child
+            found[name if name not in found else label] = child  # a dictionary may have the keys 1 and "1"
     return found
 
 

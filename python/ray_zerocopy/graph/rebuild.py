@@ -32,6 +32,7 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 from torch.fx.node import map_aggregate
+from torch.nn.parameter import UninitializedTensorMixin
 from torch.nn.utils import parametrize
 from torch.storage import TypedStorage, UntypedStorage
 
@@ -151,6 +152,15 @@ def _parameter(cls: type, data: torch.Tensor, requires_grad: bool) -> torch.Tens
     if not (isinstance(cls, type) and issubclass(cls, torch.nn.Parameter) and isinstance(data, torch.Tensor)):
         raise _damaged(f"a parameter of class {cls!r} over a {type(data).__qualname__}")
     return torch.Tensor._make_subclass(cls, data, requires_grad)
+
+
+def _lazy(cls: Any, requires_grad: bool, device: str, dtype: torch.dtype) -> torch.Tensor:
+    """A parameter or buffer of a lazy module, which has no shape yet."""
+    if not (isinstance(cls, type) and issubclass(cls, UninitializedTensorMixin)):
+        raise _damaged(f"a lazy tensor of class {cls!r}")
+    made: Any = cls
+    lazy: torch.Tensor = made(requires_grad, device, dtype)
+    return lazy
 
 
 def _set_extras(tensor: torch.Tensor, extras: tuple[Any, Any, Any, Any]) -> None:

@@ -19,6 +19,7 @@ import pickle
 from typing import Any, Protocol
 
 import torch
+from torch.nn.parameter import is_lazy
 from torch.storage import TypedStorage, UntypedStorage
 
 from . import rebuild
@@ -94,6 +95,10 @@ def reduce(tensor: torch.Tensor, slots: Slots) -> Any:
     if not _is_plain(tensor):
         if tensor.device.type not in ("cpu", "meta"):
             raise OffCpuError(str(tensor.device))
+        if is_lazy(tensor):  # torch's own description has no dtype
+            extras = torch._utils._get_obj_state(tensor), tensor._backward_hooks, accumulated, None
+            made = type(tensor), tensor.requires_grad, str(tensor.device), tensor.data.dtype
+            return rebuild._lazy, made, extras, None, None, rebuild._set_extras
         if _is_parameter_class(type(tensor)):
             with torch._C.DisableTorchFunctionSubclass():
                 data = tensor.detach()
