@@ -32,7 +32,7 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 from torch.fx.node import map_aggregate
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.nn.utils import parametrize
 from torch.storage import TypedStorage, UntypedStorage
 
@@ -156,7 +156,7 @@ def _parameter(cls: type, data: torch.Tensor, requires_grad: bool) -> torch.Tens
 
 def _lazy(cls: Any, requires_grad: bool, device: str, dtype: torch.dtype) -> torch.Tensor:
     """A parameter or buffer of a lazy module, which has no shape yet."""
-    if not (isinstance(cls, type) and issubclass(cls, UninitializedTensorMixin)):
+    if not (isinstance(cls, type) and issubclass(cls, (UninitializedParameter, UninitializedBuffer))):
         raise _damaged(f"a lazy tensor of class {cls!r}")
     made: Any = cls
     lazy: torch.Tensor = made(requires_grad, device, dtype)
