@@ -229,6 +229,23 @@ def loggers(_: Path) -> Any:
 
 
 @kind
+def transformers_that_were_called(_: Path) -> Any:
+    import transformers
+
+    config = transformers.BertConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, vocab_size=20
+    )
+    ids = torch.arange(6).view(1, 6)
+    fresh, called = (transformers.BertModel(config).eval() for _ in range(2))
+    called(ids, output_hidden_states=True)  # leaves hooks in it
+
+    def asked(loaded: Any) -> Any:
+        return [list(model(ids, output_hidden_states=True).hidden_states) for model in loaded]
+
+    return [fresh, called], asked
+
+
+@kind
 def exported_with_types_of_a_library(_: Path) -> Any:
     import transformers
 

@@ -30,14 +30,15 @@ def reduce(module: torch.nn.Module, known: dict[Any, rebuild._Fields]) -> Any:
     reduced = _reduced(module, known)
     slots = _slots(module)
     how = getattr(module, "_compiled_call_impl", None)
-    if not slots and how is None:
+    library = "transformers" if _is_pretrained(module) else None
+    if not slots and how is None and library is None:
         return reduced
     if reduced is NotImplemented:
         reduced = module.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
     made, arguments, state, items, entries, set_state = (*reduced, None, None, None, None)[:6]
     if items is not None or entries is not None:
-        raise Refused(module, "it has slots or is compiled, and describes itself by items")
-    state = set_state, state, slots, None if how is None else compiled.arguments(how)
+        raise Refused(module, "it has slots, is compiled or of transformers, and describes itself by items")
+    state = set_state, state, slots, None if how is None else compiled.arguments(how), library
     return made, arguments, state, None, None, rebuild._set_more
 
 
@@ -78,6 +79,12 @@ def _reduced(module: torch.nn.Module, known: dict[Any, rebuild._Fields]) -> Any:
     plain = cls.__setstate__ is torch.nn.Module.__setstate__
     set_state = rebuild._set_state if plain else rebuild._set_state_by_class
     return copyreg.__newobj__, (cls,), (fields, tuple(values)), None, None, set_state  # type: ignore[attr-defined]
+
+
+def _is_pretrained(module: torch.nn.Module) -> bool:
+    """Whether it is a model of transformers, whose constructor notes in the process what such models can record."""
+    models: Any = sys.modules.get("transformers.modeling_utils")
+    return models is not None and isinstance(module, models.PreTrainedModel)
 
 
 def _references(state: dict[str, Any]) -> list[int]:

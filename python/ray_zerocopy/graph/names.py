@@ -5,9 +5,19 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import site
 import sys
+import sysconfig
 from typing import Any
 
+_LIBRARIES = tuple(
+    {
+        *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+        *site.getsitepackages(),
+        site.getusersitepackages(),
+    }
+)
+_OURS = __name__.partition(".")[0]
 _known: set[str] = set()  # modules that were found; what is not found is looked for again
 
 
@@ -29,6 +39,26 @@ def is_found(obj: Any) -> bool:
 def travels(code: Any) -> bool:
     """Whether a class or function is pickled with its code."""
     return not (is_found(code) and can_import(code.__module__))
+
+
+def is_users(module: str | None) -> bool:
+    """Whether a module is a user's own: from a file, and of no library."""
+    loaded = sys.modules.get(module or "")
+    if loaded is None or module == "__main__" or str(module).partition(".")[0] == _OURS:
+        return False
+    file = getattr(loaded, "__file__", None)
+    # pytest rewrites the modules of tests while they are imported, and only in its own process
+    rewritten = type(getattr(loaded, "__loader__", None)).__module__.startswith("_pytest")
+    return bool(file) and not rewritten and not str(file).startswith(_LIBRARIES)
+
+
+def is_librarys(function: Any) -> bool:
+    """Whether a function that was made inside of another one belongs to a library's module, and its globals do."""
+    module = function.__module__
+    loaded = sys.modules.get(module or "")
+    if loaded is None or module == "__main__" or function.__globals__ is not vars(loaded):
+        return False
+    return str(getattr(loaded, "__file__", None)).startswith(_LIBRARIES) and can_import(module)
 
 
 def can_import(module: str) -> bool:

@@ -66,7 +66,7 @@ def children_and_code(parent: Any) -> Iterator[tuple[str, Any]]:
             for function in _functions(value):
                 yield _Whole(f"{parent.__qualname__}.{name}"), function
     elif isinstance(parent, types.FunctionType):
-        if names.travels(parent):
+        if names.travels(parent) and not names.is_librarys(parent):
             defaults = [*(parent.__defaults__ or ()), *(parent.__kwdefaults__ or {}).values()]
             yield from ((" -> a default", value) for value in defaults)
             for name in _global_names(parent.__code__):

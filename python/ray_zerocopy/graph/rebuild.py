@@ -82,6 +82,11 @@ def _found(module: Any, name: str) -> Any:
     return found
 
 
+def _globals_of(module: str) -> dict[str, Any]:
+    """Of a library, for a function that was made inside of one of its own."""
+    return vars(importlib.import_module(module))
+
+
 def _from_sources(module: str, name: str, carried: dict[str, str]) -> Any:
     """A class or function of downloaded code, which travels with the model."""
     loaded, same = sources.module_of(module, carried)
@@ -432,9 +437,10 @@ def _set_parametrized_state(module: torch.nn.Module, state: tuple[dict[str, Any]
         parametrize._inject_property(module, name)
 
 
-def _set_more(module: Any, state: tuple[Any, Any, dict[str, Any], tuple[Any, bool, Any] | None]) -> None:
-    """A state, set as pickle would or by one of the above, what is in slots, and how the module was compiled."""
-    set_state, inner, slots, how = state
+def _set_more(module: Any, state: tuple[Any, Any, dict[str, Any], tuple[Any, bool, Any] | None, str | None]) -> None:
+    """A state, set as pickle would or by one of the above, what is in slots, how the module was compiled, and which
+    library wants to know of it."""
+    set_state, inner, slots, how, library = state
     if set_state is not None:
         set_state(module, inner)
     elif inner is not None:
@@ -443,6 +449,18 @@ def _set_more(module: Any, state: tuple[Any, Any, dict[str, Any], tuple[Any, boo
         object.__setattr__(module, name, value)
     if how is not None:
         module._compiled_call_impl = _compiled(module._call_impl, *how)
+    if library == "transformers":
+        _register_outputs(module)
+
+
+def _register_outputs(model: Any) -> None:
+    """As the constructor of a model of transformers does: without it, ``output_hidden_states=True`` gives None."""
+    for home in ("transformers.utils.output_capturing", "transformers.utils.generic"):
+        registry: Any = getattr(sys.modules.get(home), "_CAN_RECORD_REGISTRY", None)
+        if registry is not None:
+            key = str(model.__class__) if type(registry) is dict else model  # transformers before 5, and since
+            registry[key] = model._can_record_outputs
+            return
 
 
 def _compiled(target: Any, backend: Any, fullgraph: bool, dynamic: bool | None) -> Any:

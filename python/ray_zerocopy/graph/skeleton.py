@@ -346,7 +346,8 @@ class _Pickler(cloudpickle.Pickler):
         found = names.is_found(obj)  # first: it imports what cloudpickle would not look for
         reduced = super().reducer_override(obj)
         if reduced is not NotImplemented or not found:
-            return reduced
+            library = isinstance(obj, types.FunctionType) and names.is_librarys(obj)
+            return _in_its_module(obj, reduced) if library else reduced
         module, name = obj.__module__, obj.__qualname__
         package = module.rpartition(".")[0]
         if package not in self._sources:
@@ -418,6 +419,20 @@ def _by_value(pickler: _Pickler, obj: Any) -> Any:
     if isinstance(obj, type):
         return cloudpickle.cloudpickle._dynamic_class_reduce(obj)
     return pickler._dynamic_function_reduce(obj)
+
+
+class _Globals:
+    def __init__(self, module: str) -> None:
+        self.module = module
+
+    def __reduce__(self) -> Any:
+        return rebuild._globals_of, (self.module,)
+
+
+def _in_its_module(function: types.FunctionType, reduced: Any) -> Any:
+    """What cloudpickle makes of a function, without a copy of the globals: they are those of its library's module."""
+    made, (code, _, *rest), (attributes, slots), *more = reduced
+    return made, (code, _Globals(function.__module__), *rest), (attributes, {**slots, "__globals__": {}}), *more
 
 
 # --- errors ----------------------------------------------------------------------------------------

@@ -9,44 +9,25 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import site
-import sys
-import sysconfig
 import types
 from collections.abc import Iterator
 from typing import Any
 
+from .names import is_users
+
 _CONSTANTS = (int, float, complex, bool, str, bytes, type(None), type(...))
-_LIBRARIES = tuple(
-    {
-        *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-        *site.getsitepackages(),
-        site.getusersitepackages(),
-    }
-)
-_OURS = __name__.partition(".")[0]
 
 
 def stamp(found: Any) -> bytes | None:
     """The digest of a class or function, None if its code is no user's own: of a library, or not from a file."""
-    if not _is_users(found.__module__):
+    if not is_users(found.__module__):
         return None
     digest = hashlib.blake2b(digest_size=8)
     for part in found.__mro__ if isinstance(found, type) else (found,):
-        if _is_users(part.__module__):
+        if is_users(part.__module__):
             for name, code in _codes(part):
                 digest.update(repr((name, _described(code))).encode())
     return digest.digest()
-
-
-def _is_users(module: str | None) -> bool:
-    loaded = sys.modules.get(module or "")
-    if loaded is None or module == "__main__" or str(module).partition(".")[0] == _OURS:
-        return False
-    file = getattr(loaded, "__file__", None)
-    # pytest rewrites the modules of tests while they are imported, and only in its own process
-    rewritten = type(getattr(loaded, "__loader__", None)).__module__.startswith("_pytest")
-    return bool(file) and not rewritten and not str(file).startswith(_LIBRARIES)
 
 
 def _codes(part: Any) -> Iterator[tuple[str, types.CodeType]]:
