@@ -283,6 +283,9 @@ import time, warnings
 import torch
 from helpers import ray_cluster
 from ray_zerocopy import ModelWrapper, errors
+from ray_zerocopy.stores import objects
+
+objects._PATIENCE = 10  # seconds: Ray takes its time on a busy machine
 
 def said(*models):
     with warnings.catch_warnings(record=True) as caught:

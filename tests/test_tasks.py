@@ -867,17 +867,17 @@ time.sleep(1)
     assert settles(lambda: allocated() <= before), f"{allocated() - before} bytes are left in the store"
 
 
-def test_a_class_that_workers_cannot_import():
+def test_a_class_that_workers_cannot_import(tmp_path):
+    (tmp_path / "not_installed.py").write_text("import torch\nclass Net(torch.nn.Linear): pass\n")
     run_script(
-        "import sys, types, pytest, ray, torch\n"
+        "import sys, pytest, ray, torch\n"
         "from helpers import ray_cluster\n"
         "from ray_zerocopy import ModelWrapper, errors\n"
-        "module = types.ModuleType('not_installed')\n"
-        "exec('import torch\\nclass Net(torch.nn.Linear): pass', module.__dict__)\n"
-        "sys.modules['not_installed'] = module\n"
         "with ray_cluster():\n"
+        f"    sys.path.insert(0, {str(tmp_path)!r})\n"
+        "    import not_installed\n"
         '    with pytest.raises(errors.ClassNotFoundError, match=r"not_installed.*runtime_env"):\n'
-        "        ModelWrapper.for_tasks(module.Net(2, 2))(torch.ones(1, 2))\n"
+        "        ModelWrapper.for_tasks(not_installed.Net(2, 2))(torch.ones(1, 2))\n"
     )
 
 
