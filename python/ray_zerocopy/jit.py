@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
+from .description import Mode
 from .graph import pipeline
 from .stores.named import Lifetime
 from .tasks import standin
-from .wrappers import M, Mode, ModelWrapper
+from .wrappers import M, ModelWrapper
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -7,38 +7,36 @@ import asyncio
 import difflib
 import functools
 import logging
-import os
 import pickle
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Literal, Mapping, NoReturn, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Mapping, NoReturn, Protocol, TypeVar, cast, overload
 
 import ray
 
-from . import core, errors, image, traces
+from . import core, errors, traces
 from .arrival import Arrival
-from .graph import pipeline, private
+from .description import NOTHING, Description, Mode, about_of, taken_apart
+from .graph import pipeline
 from .graph.private import PrivateBytes
 from .stores import connection, loading, named, objects
 from .stores.named import Lifetime, Name
 from .stores.objects import Reference
 from .stores.records import About
-from .tasks import calls, leases, standin
+from .tasks import leases, standin
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 _log = logging.getLogger("ray_zerocopy")
 _SHOWN = 5  # models in a repr
-_NOTHING = PrivateBytes()
 
 T = TypeVar("T")
 M = TypeVar("M")  # of a class method: pyright does not infer the class's own there
 W = TypeVar("W", bound="ModelWrapper[Any]")
 
-Mode = Literal["actor", "task"]
 # of each model the image (a reference, or a name), in task mode with the names of its methods that were asked for
 ModelInfo = Mapping[str, "Any | tuple[Any, set[str]]"]
 
@@ -63,32 +61,11 @@ class Outline:
     nbytes: int
     interface: standin.Interface | None = None
     single: int | None = None
-    private: PrivateBytes = field(default=_NOTHING, compare=False, repr=False)
+    private: PrivateBytes = field(default=NOTHING, compare=False, repr=False)
     lease: leases.Lease | None = field(default=None, compare=False, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Outline, (self.image, self.class_name, self.nbytes, self.interface, self.single, self.private)
-
-
-@dataclass(frozen=True)
-class Description:
-    """What wrappers of one object have in common, wherever its image is.
-
-    Attributes:
-        class_name, interface: as in `Outline`.
-        models: the names of its models, in task mode with the methods that were asked for.
-        standalone: whether it is a model itself.
-        mode: how it was wrapped.
-        single, private: as in `Outline`.
-    """
-
-    class_name: str
-    interface: standin.Interface
-    models: dict[str, set[str] | None]
-    standalone: bool
-    mode: Mode
-    single: int | None = None
-    private: PrivateBytes = _NOTHING
 
 
 class _DeleteByName(Protocol):
@@ -239,14 +216,14 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         start = time.perf_counter()
         # stand-ins load no single models, and who gets a named one may want them
         single = mode == "actor" or name is not None
-        built, description = _taken_apart(model_or_pipeline, mode, model_attr_names, method_names, single)
+        built, description = taken_apart(model_or_pipeline, mode, model_attr_names, method_names, single)
         parts = built.parts, built.carried, built.size
         if lifetime is None:
             _warn_of_short_life()
         if name is None:
             wrapper = cls._described(Reference(objects.put(*parts)), built.size, description, mode)
         else:
-            wrapper = cls._of_name(*naming.publish(naming.put(*parts), _about(built, description)), mode)
+            wrapper = cls._of_name(*naming.publish(naming.put(*parts), about_of(built, description)), mode)
         if wrapper._skeleton.class_name == description.class_name:  # and not another model, that was there meanwhile
             wrapper._document(type(model_or_pipeline))
             milliseconds = 1e3 * (time.perf_counter() - start)
@@ -673,76 +650,6 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         named.delete((image.namespace, image.name), image.token)
 
 
-def _taken_apart(
-    model_or_pipeline: Any,
-    mode: Mode,
-    model_attr_names: Sequence[str] | None,
-    method_names: Sequence[str] | None,
-    single: bool = True,
-) -> tuple[image.Image, Description]:
-    """The image of a model or pipeline, whose models can be loaded by themselves, too, and what is to be said of it."""
-    if pipeline.is_state_dict(model_or_pipeline):
-        raise TypeError(
-            "this is a state_dict, which holds no model: model.load_state_dict(state_dict), and wrap the model. To "
-            "share the tensors as they are, wrap an object that holds the dictionary: from_model({'state': state_dict})"
-        )
-    standalone = isinstance(model_or_pipeline, pipeline.MODELS)
-    models = pipeline.models(model_or_pipeline, model_attr_names, private=mode == "task")
-    _require_methods([model_or_pipeline, *models.values()], method_names or ())
-    parts = list(models.values()) if single and len(models) > 1 else []  # of one alone the rest is not worth sparing
-    built = image.build(
-        model_or_pipeline, "model" if standalone else "pipeline", pipeline.named_tensors(model_or_pipeline), parts
-    )
-    if not (built.blocks or models or built.carried) and next(pipeline.named_models(model_or_pipeline), None) is None:
-        raise TypeError(_nothing_in(model_or_pipeline))
-    if built.private >= private.BOUND:
-        warnings.warn(
-            f"{_size(built.private)} of this {type(model_or_pipeline).__qualname__} cannot be shared, and each process "
-            f"that loads it holds them by itself: {_where(built.private)}. Keep large data in tensors or arrays, or "
-            "load it from a file in the worker; a class whose __getstate__ makes bytes of its weights shares them if "
-            "it hands them out as they are.",
-            errors.PrivateMemoryWarning,
-            stacklevel=3,
-        )
-    chosen = method_names or (calls.CALL,)
-    description = Description(
-        type(model_or_pipeline).__qualname__,
-        standin.interface(model_or_pipeline, method_names or ()),
-        {
-            name: {method for method in chosen if hasattr(model, method)} if mode == "task" else None
-            for name, model in models.items()
-        },
-        standalone,
-        mode,
-        built.blocks if parts else None,
-        built.private,
-    )
-    return built, description
-
-
-def _size(number: int) -> str:
-    return f"{number / 1e6:,.0f} MB"
-
-
-def _where(held: PrivateBytes) -> str:
-    places = [f"{path} ({_size(size)})" for path, size in held.paths.items()]
-    return ", ".join(places) or "many small objects"
-
-
-def _nothing_in(given: Any) -> str:
-    """What to say of something that holds nothing to be shared."""
-    path = isinstance(given, (str, bytes, os.PathLike))
-    return (
-        f"this {type(given).__qualname__} holds no model, no tensor and no array, so there is nothing to share: wrap "
-        "an nn.Module, a TorchScript module, an ExportedProgram, or an object that holds some"
-        + (". A path is not loaded: load the model from it first, and wrap what you get" if path else "")
-    )
-
-
-def _about(built: image.Image, description: Description) -> About:
-    return About(pickle.dumps(description), description.class_name, built.size, built.tensors)
-
-
 def _made_in_task(
     cls: type[ModelWrapper[Any]],
     make_model: Callable[..., Any],
@@ -754,8 +661,8 @@ def _made_in_task(
     """What `from_factory` has a task do: the image, and the fields of `About` that are known now."""
     model = make_model(*args)
     cls._require_kind(model)
-    built, description = _taken_apart(model, mode, model_attr_names, method_names)
-    about = _about(built, description)
+    built, description = taken_apart(model, mode, model_attr_names, method_names)
+    about = about_of(built, description)
     report = {name: getattr(about, name) for name in ("wrapper", "class_name", "nbytes", "tensors")}
     return objects.outgoing(built.parts, built.carried, built.size, owner=(built, model)), report
 
@@ -786,12 +693,3 @@ def _require_mode(mode: object) -> None:
         raise ValueError(
             f"mode is {mode!r}; it must be 'actor' (workers call .load()) or 'task' (calls run as Ray tasks)"
         )
-
-
-def _require_methods(parts: Sequence[Any], names: Sequence[str]) -> None:
-    for name in names:
-        if name not in (calls.CALL, "forward") and not any(callable(getattr(part, name, None)) for part in parts):
-            raise errors.NotAMethodError(
-                f"method_names has {name!r}, which is a method neither of this {type(parts[0]).__qualname__} nor of "
-                f"one of its models; it has {pipeline.method_names(parts[0])}"
-            )

@@ -29,7 +29,7 @@ def is_found(obj: Any) -> bool:
         with contextlib.suppress(Exception):
             importlib.import_module(module)
     found: Any = sys.modules.get(module)
-    if found is None or found.__name__ == "__main__":
+    if found is None or getattr(found, "__name__", "") == "__main__":
         return False
     for part in obj.__qualname__.split("."):
         found = getattr(found, part, None)
@@ -93,6 +93,9 @@ def _find(module: str) -> bool:
             return False
     for finder in sys.meta_path:
         find = getattr(finder, "find_spec", None)
-        if find is not None and find(module, path, None) is not None:
+        try:
+            if find is not None and find(module, path, None) is not None:
+                return True
+        except Exception:  # it is somebody else's, and may expect to be asked in another way
             return True
     return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable
 from typing import Any
@@ -67,7 +68,8 @@ def private_bytes(root: Any, name: str, total: int, large: int, size: Callable[[
     """
     found: dict[str, int] = {}
     if large >= _NOTABLE:
-        _look(root, name, total, size, total // 16, found, set())
+        with contextlib.suppress(Exception):  # objects may answer in any way when they are asked for their parts
+            _look(root, name, total, size, total // 16, found, set())
     most = sorted(found.items(), key=lambda item: -item[1])[:_SHOWN]
     return PrivateBytes(total, dict(most))
 

@@ -515,7 +515,7 @@ def _fx_module(cls: type[fx.GraphModule], name: str) -> fx.GraphModule:
 
 def _set_fx_state(module: Any, state: dict[str, Any]) -> None:
     module.__dict__.update(state)
-    module.recompile()
+    module.graph = state["_graph"]  # which belongs to it from now on, and is compiled
 
 
 # --- TorchScript -----------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def of(module: str) -> dict[str, str] | None:
     folder, package = Path(file).parent, module.rpartition(".")[0]
     return {
         ".".join((package, *path.relative_to(folder).with_suffix("").parts)): path.read_text("utf-8")
-        for path in sorted(folder.rglob("*.py"))
+        for path in sorted(folder.glob("*.py") if package in PACKAGES else folder.rglob("*.py"))
         if path.name != "__init__.py"
     }
 

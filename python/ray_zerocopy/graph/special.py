@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copyreg
 import functools
+import types
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -72,7 +73,7 @@ def forwarding(obj: Any) -> Any:
     model, the latter before there is one to forward to. So the class is asked here.
     """
     cls = type(obj)
-    if not hasattr(cls, "__getattr__") or isinstance(obj, type):
+    if not hasattr(cls, "__getattr__") or isinstance(obj, (type, types.ModuleType)):
         return NotImplemented
     plain: Any = object  # or mypy takes the two for different things by their annotations
     if (
@@ -86,6 +87,8 @@ def forwarding(obj: Any) -> Any:
     if getstate is not None and getstate is not getattr(object, "__getstate__", None):
         state = getstate(obj)
     else:
+        if not (arguments or isinstance(obj, (list, dict))) and _has_more(cls):
+            return NotImplemented
         names: list[str] = copyreg._slotnames(cls)  # type: ignore[attr-defined]
         slots = {name: value for name in names if (value := _attribute(obj, name)) is not _UNSET}
         attributes = _attribute(obj, "__dict__")
@@ -95,6 +98,12 @@ def forwarding(obj: Any) -> Any:
     entries = iter(obj.items()) if isinstance(obj, dict) else None
     reduced = copyreg.__newobj__, (cls, *arguments), state, items, entries  # type: ignore[attr-defined]
     return reduced if hasattr(cls, "__setstate__") else (*reduced, rebuild._set_attributes)
+
+
+def _has_more(cls: type) -> bool:
+    """Whether instances hold something in C that is neither an attribute nor a slot: Python refuses to pickle such."""
+    pointers = bool(cls.__dictoffset__) + bool(cls.__weakrefoffset__) + len(copyreg._slotnames(cls))  # type: ignore[attr-defined]
+    return cls.__basicsize__ > object.__basicsize__ + pointers * tuple.__itemsize__
 
 
 _UNSET = object()
