@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,25 @@ def test_every_example_is_here():
     assert {path.name for path in EXAMPLES.glob("*.py")} - modules == set(EXPECTED)
 
 
+SERVE = {"ray_serve.py", "hot_swap.py"}  # take the same port
+
+
+@pytest.fixture(scope="module")
+def runs(request):
+    """The chosen examples, two at a time: each starts a cluster of its own, whatever else runs on this machine."""
+    chosen = [item.callspec.params["name"] for item in request.session.items if "runs" in item.fixturenames]
+    with ThreadPoolExecutor(1) as serving, ThreadPoolExecutor(1) as others:
+        return {
+            name: (serving if name in SERVE else others).submit(
+                run_script, str(EXAMPLES / name), timeout=300, RAY_ADDRESS="local"
+            )
+            for name in chosen
+        }
+
+
 @pytest.mark.parametrize("name", EXPECTED)
-def test_example(name):
-    # a cluster of its own, whatever else runs on this machine
-    output = run_script(str(EXAMPLES / name), timeout=300, RAY_ADDRESS="local").stdout
+def test_example(name, runs):
+    output = runs[name].result().stdout
     assert EXPECTED[name] in output
     if name == "demo.py":
         assert output.count("yes") == 2, output

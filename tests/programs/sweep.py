@@ -151,7 +151,7 @@ def main() -> None:
     every = [(name, make) for name, make in every if not wanted or any(part in name for part in wanted)]
     counts = {"equal": 0, "compared only": 0, "not made": 0, "differ": 0}
     worker = helpers.Worker.options(num_cpus=0).remote()
-    for number, (name, make) in enumerate(tqdm(every, unit="model")):
+    for number, (name, make) in enumerate(tqdm(every, unit="model", mininterval=5)):
         if number % 40 == 39:  # it keeps what it has imported
             ray.kill(worker)
             worker = helpers.Worker.options(num_cpus=0).remote()
