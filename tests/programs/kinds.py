@@ -3,6 +3,7 @@ another. Prints what went wrong, by kind."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import logging
@@ -197,6 +198,40 @@ def forwarding(_: Path) -> Any:
 @kind
 def forwarding_deeper(_: Path) -> Any:
     return {"a": [Forwarding(Forwarding(nn.Linear(2, 2)))]}, lambda loaded: of_forwarding(loaded["a"][0])
+
+
+@functools.lru_cache(maxsize=7)
+def squared(x: int) -> int:
+    return x * x
+
+
+@functools.singledispatch
+def described(x: object) -> str:
+    return "object"
+
+
+@described.register
+def _(x: int) -> str:
+    return f"int {x}"
+
+
+class Caching:
+    def __init__(self) -> None:
+        self.model = nn.Linear(2, 2)
+        self.squared, self.described = squared, described
+
+    @functools.lru_cache(maxsize=None)  # noqa: B019
+    def cubed(self, x: int) -> int:
+        return x * squared(x)
+
+
+@kind
+def functions_with_caches(_: Path) -> Any:
+    def asked(loaded: Any) -> Any:
+        maxsize = loaded.squared.cache_info().maxsize
+        return loaded.cubed(2), loaded.cubed(2), maxsize, loaded.described(5), loaded.described("5")
+
+    return Caching(), asked
 
 
 LOG = logging.getLogger("kinds")

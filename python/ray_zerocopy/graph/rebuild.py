@@ -332,6 +332,11 @@ def _cached_property(function: Any) -> Any:
     return functools.cached_property(function)
 
 
+def _cached_function(function: Any, maxsize: int | None, typed: bool) -> Any:
+    """With an empty cache."""
+    return functools.lru_cache(maxsize, typed)(function)
+
+
 class _Gone:
     """What a weak reference pointed to that was dead already."""
 

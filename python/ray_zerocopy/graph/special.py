@@ -16,13 +16,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import fx, rebuild
+from . import fx, names, rebuild
 
 
 def _cached_property(value: functools.cached_property[Any]) -> Any:
     # before Python 3.12 with a lock
     state = {name: part for name, part in vars(value).items() if name not in ("lock", "func")}
     return rebuild._cached_property, (value.func,), state
+
+
+def _cached_function(value: Any) -> Any:
+    # by its name it would be looked for in the worker's own main module
+    if not names.travels(value):
+        return NotImplemented
+    maxsize, typed = value.cache_info().maxsize, False
+    if hasattr(value, "cache_parameters"):  # since Python 3.9
+        typed = value.cache_parameters()["typed"]
+    return rebuild._cached_function, (value.__wrapped__, maxsize, typed)
 
 
 def _reference(value: weakref.ref[Any]) -> Any:
@@ -89,8 +99,8 @@ def forwarding(obj: Any) -> Any:
     else:
         if not (arguments or isinstance(obj, (list, dict))) and _has_more(cls):
             return NotImplemented
-        names: list[str] = copyreg._slotnames(cls)  # type: ignore[attr-defined]
-        slots = {name: value for name in names if (value := _attribute(obj, name)) is not _UNSET}
+        own: list[str] = copyreg._slotnames(cls)  # type: ignore[attr-defined]
+        slots = {name: value for name in own if (value := _attribute(obj, name)) is not _UNSET}
         attributes = _attribute(obj, "__dict__")
         attributes = None if attributes is _UNSET else attributes
         state = (attributes, slots) if slots else attributes or None
@@ -125,6 +135,7 @@ def is_loguru(obj: Any) -> bool:
 # after loading if nothing else there holds it.
 KINDS: dict[type, Callable[[Any], Any]] = {
     functools.cached_property: _cached_property,
+    functools._lru_cache_wrapper: _cached_function,
     weakref.ref: _reference,
     weakref.WeakMethod: _method,
     weakref.ProxyType: _proxy,
