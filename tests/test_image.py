@@ -407,3 +407,12 @@ def test_a_garbage_collector_that_was_off_stays_off():
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_an_array_of_objects_that_says_it_has_more_is_an_error_of_ours():
+    from ray_zerocopy.graph import rebuild
+
+    made = rebuild._no_objects(np.dtype(object))
+    for shape in ((130,), (1 << 60,), (-1, -2), (2, 2)):
+        with pytest.raises(errors.DamagedImageError):
+            rebuild._set_objects(made, (shape, [1], True))

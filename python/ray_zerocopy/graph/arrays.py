@@ -33,7 +33,7 @@ def reduce(array: np.ndarray[Any, Any]) -> Any:
     process's affair, its numbers are in the image.
     """
     if array.dtype.hasobject:
-        return NotImplemented
+        return _objects(array)
     cls = type(array)
     if cls is not np.ndarray:
         if cls.__reduce_ex__ is not np.ndarray.__reduce_ex__ or cls.__reduce__ not in _KNOWN:
@@ -60,6 +60,16 @@ def reduce(array: np.ndarray[Any, Any]) -> Any:
     if not array.flags.writeable:
         memory.flags.writeable = False
     return rebuild._strided_array, (memory, array.dtype, before, array.shape, array.strides)
+
+
+def _objects(array: np.ndarray[Any, Any]) -> Any:
+    """NumPy sets the state of such an array from a list, and reads beyond its end where the shape says so (2.4)."""
+    if type(array) is not np.ndarray:
+        return NotImplemented
+    if array.ndim > 1 and array.flags.f_contiguous and not array.flags.c_contiguous:
+        return rebuild._transposed, (array.T, tuple(reversed(range(array.ndim))))
+    state = array.shape, array.reshape(-1).tolist(), array.flags.writeable
+    return rebuild._no_objects, (array.dtype,), state, None, None, rebuild._set_objects
 
 
 # An array with gaps is stored with them, as long as it is no more than so many times its own bytes.

@@ -283,6 +283,22 @@ def _strided_array(
     return np.ndarray(shape, dtype, memory, offset, strides)  # which looks whether it lies in that memory
 
 
+def _no_objects(dtype: np.dtype[Any]) -> Any:
+    return np.empty(0, dtype)
+
+
+def _set_objects(made: Any, state: tuple[tuple[int, ...], list[Any], bool]) -> None:
+    """Fill an array of Python objects, or of records that have some."""
+    shape, items, writeable = state
+    if type(items) is not list or not made.dtype.hasobject or math.prod(shape) != len(items):
+        raise _damaged(f"an array of shape {shape} with other contents")
+    made.resize(len(items), refcheck=False)
+    for index, item in enumerate(items):
+        made[index] = item
+    made.shape = shape
+    made.flags.writeable = bool(writeable)
+
+
 def _transposed(dense: np.ndarray[Any, Any], axes: tuple[int, ...]) -> np.ndarray[Any, Any]:
     return dense.transpose(axes)
 
