@@ -154,3 +154,14 @@ def test_the_index_has_slices(cluster):
     whole = np.concatenate([np.frombuffer(part, np.uint8) for part in built.parts])
     assert built.tensors == 4
     assert len(whole) < 40_000
+
+
+def test_the_index_has_an_empty_tensor_whose_storage_was_given_up(cluster):
+    from ray_zerocopy import image
+    from ray_zerocopy.graph import pipeline
+
+    model = torch.nn.Linear(2, 2)
+    nothing = torch.arange(10.0)[5:5]
+    nothing.untyped_storage().resize_(0)
+    model.register_buffer("nothing", nothing)
+    assert image.build(model, "model", pipeline.named_tensors(model)).tensors == 3

@@ -247,9 +247,9 @@ def _index(
             continue
         row, begin = place
         first, end = tensors.extent(tensor)
-        if end - begin > lengths[row]:  # resized away (to 0, for example): it holds them no longer
-            continue
         empty = first == end
+        if not empty and end - begin > lengths[row]:  # resized away (to 0, for example): it holds them no longer
+            continue
         entries.append(
             {
                 "name": name,
