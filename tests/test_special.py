@@ -10,6 +10,7 @@ import weakref
 import pytest
 import torch
 
+import zoo
 from helpers import class_not_found, run_script
 from ray_zerocopy import ModelWrapper, errors
 
@@ -261,22 +262,14 @@ def test_an_unpicklable_global_of_the_script_is_named():
     run_script(GLOBALS)
 
 
-class Forwarding:
-    """Is its model, for whoever asks for what it does not have itself."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        self.model = model
-
-    def __getattr__(self, name: str):
-        return getattr(self.model, name)
-
+class Twice(zoo.Forwarding):
     def twice(self, x: torch.Tensor) -> torch.Tensor:
         return 2 * self.model(x)
 
 
 def test_a_class_that_forwards_what_it_does_not_have_is_called_in_tasks(cluster):
     model, x = torch.nn.Linear(2, 2), torch.ones(1, 2)
-    wrapped = ModelWrapper.for_tasks(Forwarding(model))
+    wrapped = ModelWrapper.for_tasks(Twice(model))
     assert torch.equal(wrapped.twice(x), 2 * model(x))
     assert wrapped.in_features == 2
 

@@ -175,7 +175,7 @@ def module_compiled_in_place(_: Path) -> Any:
 # --- objects ---
 
 
-class Forwarding:
+class Forwarding:  # as that of zoo.py, but the script's own: workers cannot import it
     def __init__(self, model: Any) -> None:
         self.model = model
 

@@ -3,8 +3,8 @@ called.
 
 Private names of torch used here, tried with 2.4 and 2.15: `torch._dynamo.eval_frame._TorchDynamoContext`, its
 `callback`, `fullgraph` and `dynamic`, `OptimizedModule._orig_mod` and `dynamo_ctx`, `Module._compiled_call_impl`, and
-`_torchdynamo_orig_callable` and `_torchdynamo_orig_backend` of what those hold. `tests/test_special.py` fails when one
-goes.
+`_torchdynamo_orig_callable` and `_torchdynamo_orig_backend` of what those hold. `tests/test_roundtrip.py` and
+`tests/test_kinds.py` fail when one goes.
 """
 
 from __future__ import annotations

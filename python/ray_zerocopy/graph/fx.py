@@ -5,7 +5,7 @@ Torch's own pickling keeps the code that was generated, and traces it again when
 then.
 
 Private names of torch used here, tried with 2.4 and 2.15: `Graph._tracer_cls`, `_tracer_extras` and `_codegen`.
-`tests/test_fx.py` fails when one goes.
+`tests/test_roundtrip.py` fails when one goes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Modules: their attributes, without the ten empty dictionaries of hooks that every module has.
 
 Private names of torch used here, tried with 2.4 and 2.15: `_backward_pre_hooks`, whose absence tells a module made by
-an old torch, and `_compiled_call_impl`. `tests/test_roundtrip.py` and `tests/test_special.py` fail when one goes.
+an old torch, and `_compiled_call_impl`. `tests/test_roundtrip.py` fails when one goes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch.nn.utils import parametrize
 
-from . import compiled, fx, rebuild
+from . import compiled, fx, rebuild, special
 from .paths import Refused
 
 
@@ -28,7 +28,8 @@ def reduce(module: torch.nn.Module, known: dict[Any, rebuild._Fields]) -> Any:
         known: the kinds of modules seen so far in the same skeleton; modules of one kind share their `rebuild._Fields`.
     """
     reduced = _reduced(module, known)
-    slots = _slots(module)
+    # of slots torch's own __getstate__ knows nothing
+    slots = special.slots_of(module) if type(module).__getstate__ is torch.nn.Module.__getstate__ else {}
     how = getattr(module, "_compiled_call_impl", None)
     library = "transformers" if _is_pretrained(module) else None
     if not slots and how is None and library is None:
@@ -93,12 +94,3 @@ def _references(state: dict[str, Any]) -> list[int]:
 
 _attributes = {"hooks": OrderedDict()}  # type: ignore[var-annotated]
 _ALONE = _references(dict(_attributes))[0]  # of what hangs in a module's dictionary, and in the copy of it
-
-
-def _slots(module: torch.nn.Module) -> dict[str, Any]:
-    """What a class of a user's own keeps in ``__slots__``, of which torch's ``__getstate__`` knows nothing."""
-    cls = type(module)
-    if cls.__getstate__ is not torch.nn.Module.__getstate__:
-        return {}
-    names: list[str] = copyreg._slotnames(cls)  # type: ignore[attr-defined]
-    return {name: getattr(module, name) for name in names if hasattr(module, name)}

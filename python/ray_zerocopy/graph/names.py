@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
 import site
 import sys
 import sysconfig
+import types
+from collections.abc import Iterator
 from typing import Any
 
 _LIBRARIES = tuple(
@@ -34,6 +37,19 @@ def is_found(obj: Any) -> bool:
     for part in obj.__qualname__.split("."):
         found = getattr(found, part, None)
     return found is obj
+
+
+def functions_in(value: Any) -> Iterator[types.FunctionType]:
+    """The functions behind what a class has under a name."""
+    if isinstance(value, property):
+        for each in (value.fget, value.fset, value.fdel):
+            yield from functions_in(each)
+    elif isinstance(value, (staticmethod, classmethod)):
+        yield from functions_in(value.__func__)
+    elif isinstance(value, functools.cached_property):
+        yield from functions_in(value.func)
+    elif isinstance(value, types.FunctionType):
+        yield value
 
 
 def travels(code: Any) -> bool:

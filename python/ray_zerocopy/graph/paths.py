@@ -63,7 +63,7 @@ def children_and_code(parent: Any) -> Iterator[tuple[str, Any]]:
     yield from children(parent)
     if isinstance(parent, type):
         for name, value in vars(parent).items():
-            for function in _functions(value):
+            for function in names.functions_in(value):
                 yield _Whole(f"{parent.__qualname__}.{name}"), function
     elif isinstance(parent, types.FunctionType):
         if names.travels(parent) and not names.is_librarys(parent):
@@ -74,18 +74,6 @@ def children_and_code(parent: Any) -> Iterator[tuple[str, Any]]:
                     yield f" -> {name}", parent.__globals__[name]
     elif names.travels(type(parent)):
         yield _Whole(type(parent).__qualname__), type(parent)
-
-
-def _functions(value: Any) -> Iterator[types.FunctionType]:
-    if isinstance(value, property):
-        value = [value.fget, value.fset, value.fdel]
-    elif isinstance(value, (staticmethod, classmethod)):
-        value = [value.__func__]
-    elif isinstance(value, functools.cached_property):
-        value = [value.func]
-    else:
-        value = [value]
-    yield from (each for each in value if isinstance(each, types.FunctionType))
 
 
 def _global_names(code: types.CodeType) -> Iterator[str]:

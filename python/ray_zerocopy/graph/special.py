@@ -99,8 +99,7 @@ def forwarding(obj: Any) -> Any:
     else:
         if not (arguments or isinstance(obj, (list, dict))) and _has_more(cls):
             return NotImplemented
-        own: list[str] = copyreg._slotnames(cls)  # type: ignore[attr-defined]
-        slots = {name: value for name in own if (value := _attribute(obj, name)) is not _UNSET}
+        slots = slots_of(obj)
         attributes = _attribute(obj, "__dict__")
         attributes = None if attributes is _UNSET else attributes
         state = (attributes, slots) if slots else attributes or None
@@ -117,6 +116,12 @@ def _has_more(cls: type) -> bool:
 
 
 _UNSET = object()
+
+
+def slots_of(obj: Any) -> dict[str, Any]:
+    """What an object keeps in ``__slots__``, as far as they are set: by itself, and not by what it forwards to."""
+    own: list[str] = copyreg._slotnames(type(obj))  # type: ignore[attr-defined]
+    return {name: value for name in own if (value := _attribute(obj, name)) is not _UNSET}
 
 
 def _attribute(obj: Any, name: str) -> Any:

@@ -7,24 +7,23 @@ is stamped with a digest of its code, and a process that finds other code says s
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import types
 from collections.abc import Iterator
 from typing import Any
 
-from .names import is_users
+from . import names
 
 _CONSTANTS = (int, float, complex, bool, str, bytes, type(None), type(...))
 
 
 def stamp(found: Any) -> bytes | None:
     """The digest of a class or function, None if its code is no user's own: of a library, or not from a file."""
-    if not is_users(found.__module__):
+    if not names.is_users(found.__module__):
         return None
     digest = hashlib.blake2b(digest_size=8)
     for part in found.__mro__ if isinstance(found, type) else (found,):
-        if is_users(part.__module__):
+        if names.is_users(part.__module__):
             for name, code in _codes(part):
                 digest.update(repr((name, _described(code))).encode())
     return digest.digest()
@@ -40,16 +39,9 @@ def _codes(part: Any) -> Iterator[tuple[str, types.CodeType]]:
 
 
 def _functions(value: Any) -> Iterator[types.FunctionType]:
-    if isinstance(value, property):
-        for each in (value.fget, value.fset, value.fdel):
-            yield from _functions(each)
-    elif isinstance(value, (staticmethod, classmethod)):
-        yield from _functions(value.__func__)
-    elif isinstance(value, functools.cached_property):
-        yield from _functions(value.func)
-    elif isinstance(value, types.FunctionType):
-        yield value
-        yield from _functions(getattr(value, "__wrapped__", None))
+    for function in names.functions_in(value):
+        yield function
+        yield from _functions(getattr(function, "__wrapped__", None))
 
 
 def _described(code: types.CodeType) -> Any:
