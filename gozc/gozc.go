@@ -205,6 +205,25 @@ func Map(address, length, raylet, mode, record int64) (mapped int64, err error) 
 	return mapping.Address, nil
 }
 
+// MapFile maps the first length bytes of the file that a descriptor is open for, copy-on-write, and returns the address.
+// record as in Map; the descriptor stays the caller's.
+func MapFile(descriptor, length, record int64) (mapped int64, err error) {
+	defer recovered(&err)
+	if descriptor < 0 || descriptor > math.MaxInt32 || length <= 0 || length > maxAddress {
+		return 0, fmt.Errorf("%w: map %d bytes of descriptor %d", errArgument, length, descriptor)
+	}
+	words, err := viewRows("record", record, 1, 2)
+	if err != nil {
+		return 0, err
+	}
+	mapping, err := shm.MapFile(int(descriptor), length)
+	if err != nil {
+		return 0, err
+	}
+	words[0], words[1] = mapping.Base, mapping.Length
+	return mapping.Address, nil
+}
+
 // Detach makes a mapping this process's own: it keeps its bytes whatever becomes of the store. record is what Map has
 // written, mode what it was given. It returns the length of the mapping.
 func Detach(record, mode int64) (detached int64, err error) {

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/mem"
 	"github.com/ray-zerocopy/ray-zerocopy/gozc/shm"
 )
 
@@ -38,7 +39,28 @@ func TestMapThroughAddresses(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	if _, err := file.WriteAt([]byte("weights"), 0); err != nil {
+		t.Fatal(err)
+	}
+	mapped := must(MapFile(int64(file.Fd()), 4000, to))
+	private := mem.Bytes(mapped, 4000)
+	if string(private[:7]) != "weights" || record[0] != mapped || record[1] != 4000 {
+		t.Errorf("%q is mapped, %d bytes at %#x", private[:7], record[1], record[0])
+	}
+	private[0] = 'W'
+	if memory[0] != 'w' {
+		t.Error("a write went to the file")
+	}
+	if err := (shm.Mapping{Base: record[0], Length: record[1]}).Unmap(); err != nil {
+		t.Error(err)
+	}
 	clear(record)
+	_, err = MapFile(1<<20, 4096, to)
+	wantCode(t, "no descriptor", "system", err)
+	for _, bad := range [][2]int64{{-1, 1}, {1 << 40, 1}, {0, 0}, {0, -1}, {0, 1<<62 + 1}} {
+		_, err = MapFile(bad[0], bad[1], to)
+		wantCode(t, "MapFile", "argument", err)
+	}
 	_, err = Map(at, 1, 0, 3, to)
 	wantCode(t, "mode 3", "argument", err)
 	_, err = Map(address(t, make([]byte, 8)), 8, 0, 1, to)

@@ -135,6 +135,16 @@ def allocated() -> int:
     return int(get_memory_info_reply(state).store_stats.object_store_bytes_used)
 
 
+def settled_allocation() -> int:
+    """`allocated()`, once what earlier tests have dropped is gone from it."""
+    gc.collect()
+    last, now = -1, allocated()
+    while now != last:
+        time.sleep(0.5)
+        last, now = now, allocated()
+    return now
+
+
 def settles(condition: Callable[[], bool], seconds: float = 20) -> bool:
     """Whether a condition comes true in time; Ray reports sizes with a delay."""
     end = time.monotonic() + seconds

@@ -20,7 +20,7 @@ import pytest
 import ray
 import torch
 
-from helpers import allocated, run_script, settles
+from helpers import allocated, run_script, settled_allocation, settles
 from ray_zerocopy import JITModelWrapper, JITTaskWrapper, ModelWrapper, errors
 from ray_zerocopy.tasks import calls, leases
 
@@ -569,7 +569,7 @@ def test_interrupting_a_waiting_call_cancels_its_task(cluster, tmp_path, name):
 
 def test_an_exception_that_somebody_keeps_holds_no_image(cluster):
     pipeline = Pipeline()
-    before = allocated()
+    before = settled_allocation()
     wrapped = ModelWrapper.for_tasks(pipeline)
     assert allocated() > before
     kept: list[Exception] = []

@@ -16,7 +16,7 @@ import torch
 import ray_zerocopy
 import zoo
 from compare import assert_same
-from helpers import allocated, run_script, settles
+from helpers import allocated, run_script, settled_allocation, settles
 from ray_zerocopy import ModelWrapper, errors
 
 
@@ -106,7 +106,7 @@ def test_what_people_try_first_says_what_to_write(cluster):
 
 def test_release_gives_the_memory_back_whoever_holds_the_wrapper(cluster):
     model = torch.nn.Linear(1024, 1024)
-    before = allocated()
+    before = settled_allocation()
     wrapper = ModelWrapper.from_model(model)
     out = [wrapper, copy.copy(wrapper)]
     loaded = wrapper.load()

@@ -1,2 +1,2 @@
-// Package fault says on stderr, when a write to memory that this process may only read ends it, why that is so.
+// Package fault says on stderr why memory ends this process: a write where it may only read, a file that was cut short.
 package fault

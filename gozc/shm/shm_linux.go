@@ -41,6 +41,25 @@ func Map(address, length int64, raylet int, mode Mode) (Mapping, error) {
 	return Mapping{Address: base + address - start, Base: base, Length: end - start, Mode: mode}, nil
 }
 
+// MapFile maps the first length bytes of an open file, copy-on-write. The descriptor stays the caller's.
+//
+// The whole file in one mapping lies on huge pages where its file system keeps it in large folios.
+func MapFile(descriptor int, length int64) (Mapping, error) {
+	own, err := 0, failpoint.At("fcntl")
+	if err == nil {
+		own, err = unix.FcntlInt(uintptr(descriptor), unix.F_DUPFD_CLOEXEC, 0)
+	}
+	if err != nil {
+		return Mapping{}, fmt.Errorf("duplicate descriptor %d: %w", descriptor, scarce(err))
+	}
+	base, err := mapCopyOnWrite(own, "the file", 0, length)
+	if err != nil {
+		return Mapping{}, err
+	}
+	fault.ExplainFile(base, length)
+	return Mapping{Address: base, Base: base, Length: length, Mode: CopyOnWrite}, nil
+}
+
 // Unmap undoes Map.
 func (m Mapping) Unmap() error {
 	return unmap(m.Base, m.Length)
@@ -58,16 +77,20 @@ func mapPrivate(region Region, start, end int64, raylet int) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+	return mapCopyOnWrite(descriptor, path, region.Offset+start-region.Start, end-start)
+}
+
+// mapCopyOnWrite maps a part of a file, and closes the descriptor.
+func mapCopyOnWrite(descriptor int, path string, offset, length int64) (int64, error) {
 	// One that is not in non-blocking mode starts no poller: see openFile.
 	file := os.NewFile(uintptr(descriptor), path)
 	defer file.Close()
-	offset := region.Offset + start - region.Start
 	mapped, err := mmap.MMap(nil), failpoint.At("mmap")
 	if err == nil {
-		mapped, err = mmap.MapRegion(file, int(end-start), mmap.COPY, 0, offset)
+		mapped, err = mmap.MapRegion(file, int(length), mmap.COPY, 0, offset)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("map %d bytes at %d of %s: %w", end-start, offset, path, scarce(err))
+		return 0, fmt.Errorf("map %d bytes at %d of %s: %w", length, offset, path, scarce(err))
 	}
 	return mem.Address(mapped), nil
 }

@@ -10,6 +10,9 @@ func Map(address, length int64, raylet int, mode Mode) (Mapping, error) {
 	return Mapping{}, ErrUnsupported
 }
 
+// MapFile maps the first length bytes of an open file, copy-on-write.
+func MapFile(descriptor int, length int64) (Mapping, error) { return Mapping{}, ErrUnsupported }
+
 // Unmap undoes Map.
 func (m Mapping) Unmap() error { return ErrUnsupported }
 

@@ -286,6 +286,19 @@ class Mapping:
         self.mode = mode
         return int(_call("Map", address, length, raylet, mode, ctypes.addressof(self._words)))
 
+    def map_file(self, descriptor: int, length: int) -> int:
+        """Map the first ``length`` bytes of an open file, copy-on-write. The descriptor can be closed afterwards.
+
+        Returns:
+            The address.
+
+        Raises:
+            Scarce, MappingError: as `map`.
+            Unsupported: not on this operating system.
+        """
+        self.mode = COPY_ON_WRITE
+        return int(_call("MapFile", descriptor, length, ctypes.addressof(self._words)))
+
     def holds(self, address: int) -> bool:
         """Whether an address lies in what is mapped."""
         return 0 <= address - self._words[0] < self._words[1]
@@ -315,7 +328,7 @@ def failpoint(place: str = "", number: int = 0, errno: int = 0) -> int:
     """Have system calls of the Go core fail, for tests: the one with this number (from 1; 0: each) at a place ("": at
     any) with this error number, or, with an error number of 0, none any more.
 
-    Places are named after their system calls: open, read, fstat, ioctl, mmap, mremap, mprotect, madvise.
+    Places are named after their system calls: open, read, fstat, fcntl, ioctl, mmap, mremap, mprotect, madvise.
 
     Returns:
         How many calls have come by since the last time.

@@ -297,6 +297,24 @@ class SettingError(RayZeroCopyError, ValueError):
     """An environment variable of this package has a value that it does not take."""
 
 
+# --- files -----------------------------------------------------------------------------------------
+
+
+class FileError(RayZeroCopyError, OSError):
+    """A file could not be written or read. ``errno`` and ``filename`` are those of the system's error."""
+
+    def __init__(self, path: str, what: str, code: int | None = None) -> None:
+        self._arguments = path, what, code
+        super().__init__(code, f"{path!r}: {what}")
+        self.filename = path
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, int | None]]:  # type: ignore[override]
+        return type(self), self._arguments
+
+
 # --- the Go core ---------------------------------------------------------------------------------
 
 
