@@ -9,6 +9,7 @@ import (
 	"github.com/ray-zerocopy/ray-zerocopy/gozc/image"
 	"github.com/ray-zerocopy/ray-zerocopy/gozc/layout"
 	"github.com/ray-zerocopy/ray-zerocopy/gozc/pickle"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/safetensors"
 	"github.com/ray-zerocopy/ray-zerocopy/gozc/shm"
 )
 
@@ -26,6 +27,8 @@ var codes = []struct {
 	{image.ErrDamaged, "damaged"},
 	{image.ErrNoSums, "version"},
 	{pickle.ErrDamaged, "damaged"},
+	{safetensors.ErrForeign, "foreign"},
+	{safetensors.ErrDamaged, "damaged"},
 	{image.ErrInput, "argument"},
 	{layout.ErrBlock, "argument"},
 	{errArgument, "argument"},

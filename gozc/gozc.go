@@ -18,6 +18,7 @@ import (
 	_ "github.com/ray-zerocopy/ray-zerocopy/gozc/limit" // nothing global changes
 	"github.com/ray-zerocopy/ray-zerocopy/gozc/pickle"
 	_ "github.com/ray-zerocopy/ray-zerocopy/gozc/poller" // no timer ends the process
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/safetensors"
 	"github.com/ray-zerocopy/ray-zerocopy/gozc/shm"
 	_ "github.com/ray-zerocopy/ray-zerocopy/gozc/stack" // a cheap first call
 )
@@ -170,6 +171,25 @@ func Index(head, length int64) (index string, err error) {
 		return "", err
 	}
 	return string(checked.Index), nil
+}
+
+// Safetensors checks the header of a safetensors file of fileSize bytes, of which length are at hand at head, and
+// returns it as a JSON text of the same form whatever the file's own looks like: "metadata", "tensors" in the order of
+// the data, each with "name", "dtype", "shape", "begin" and "end" in the data, and "data", where that begins.
+func Safetensors(head, length, fileSize int64) (header string, err error) {
+	defer recovered(&err)
+	bytes, err := viewBytes("head", head, length)
+	if err != nil {
+		return "", err
+	}
+	if fileSize < length {
+		return "", fmt.Errorf("%w: %d bytes at hand of a file of %d", errArgument, length, fileSize)
+	}
+	read, err := safetensors.Read(bytes, fileSize)
+	if err != nil {
+		return "", err
+	}
+	return read.JSON()
 }
 
 // CheckPickle walks through the length bytes of a pickle at address, and returns how many out-of-band buffers it asks

@@ -13,6 +13,7 @@ import (
 	"github.com/ray-zerocopy/ray-zerocopy/gozc/layout"
 	"github.com/ray-zerocopy/ray-zerocopy/gozc/mem"
 	"github.com/ray-zerocopy/ray-zerocopy/gozc/pickle"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/safetensors"
 	"github.com/ray-zerocopy/ray-zerocopy/gozc/shm"
 )
 
@@ -177,6 +178,23 @@ func TestImpossibleNumbersAreArgumentErrors(t *testing.T) {
 	}
 	_, err := Index(0, 1)
 	wantCode(t, "Index null", "argument", err)
+	_, err = Safetensors(0, 1, 1)
+	wantCode(t, "Safetensors null", "argument", err)
+	_, err = Safetensors(at, 8, 7)
+	wantCode(t, "Safetensors of a file shorter than its head", "argument", err)
+}
+
+func TestSafetensorsHeader(t *testing.T) {
+	head := []byte("\x40\x00\x00\x00\x00\x00\x00\x00" + `{"a":{"data_offsets":[0,24],"shape":[1,2,3],"dtype":"F32"}}` + "     ")
+	at, length := address(t, head), int64(len(head))
+	const want = `{"metadata":{},"tensors":[{"name":"a","dtype":"F32","shape":[1,2,3],"begin":0,"end":24}],"data":72}`
+	if got, err := Safetensors(at, length, length+24); err != nil || got != want {
+		t.Fatalf("%s, %v, want %s", got, err, want)
+	}
+	_, err := Safetensors(at, length, length+23)
+	wantCode(t, "cut off", "damaged", err)
+	_, err = Safetensors(at, 7, 7)
+	wantCode(t, "no length", "foreign", err)
 }
 
 func TestPanicIsAnErrorThatSaysWhere(t *testing.T) {
@@ -199,6 +217,7 @@ func TestSleepAndVersion(t *testing.T) {
 func TestEverySentinelHasItsCode(t *testing.T) {
 	for sentinel, code := range map[error]string{
 		image.ErrForeign: "foreign", image.ErrByteOrder: "foreign", image.ErrVersion: "version", image.ErrDamaged: "damaged", pickle.ErrDamaged: "damaged",
+		safetensors.ErrForeign: "foreign", safetensors.ErrDamaged: "damaged",
 		image.ErrNoSums: "version",
 		image.ErrInput:  "argument", layout.ErrBlock: "argument", errArgument: "argument", shm.ErrMode: "argument",
 		shm.ErrPrivate: "private", shm.ErrScarce: "scarce", shm.ErrNoFile: "nofile", shm.ErrUnsupported: "unsupported",

@@ -231,6 +231,23 @@ def index(head: int, length: int) -> str:
     return str(_call("Index", head, length))
 
 
+def safetensors(head: int, length: int, file_size: int) -> str:
+    """The header of a safetensors file, checked, as JSON: the same keys whatever the file's own looks like.
+
+    ``metadata`` holds strings; ``tensors`` stand in the order of the data, each with ``name``, ``dtype`` (the format's
+    name), ``shape``, ``begin`` and ``end``, in bytes from the start of the data; ``data`` says where in the file that is.
+
+    Args:
+        head: address of the file's first byte.
+        length: bytes that may be read there; the header has to be among them.
+        file_size: bytes of the whole file.
+
+    Raises:
+        ForeignImageError, DamagedImageError: the bytes are not a sound file.
+    """
+    return str(_call("Safetensors", head, length, file_size))
+
+
 def check_pickle(address: int, length: int) -> int:
     """Walk through ``length`` bytes of a pickle, without unpickling: no number in it lies about its length.
 
