@@ -235,7 +235,7 @@ def safetensors(head: int, length: int, file_size: int) -> str:
     """The header of a safetensors file, checked, as JSON: the same keys whatever the file's own looks like.
 
     ``metadata`` holds strings; ``tensors`` stand in the order of the data, each with ``name``, ``dtype`` (the format's
-    name), ``shape``, ``begin`` and ``end``, in bytes from the start of the data; ``data`` says where in the file that is.
+    name), ``shape``, ``begin`` and ``end``, in bytes from the start of the data; ``data`` is where in the file that is.
 
     Args:
         head: address of the file's first byte.

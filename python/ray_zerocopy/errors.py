@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class RayZeroCopyError(Exception):
     """Base class of every error that ray-zerocopy raises on its own account."""
@@ -313,6 +315,44 @@ class FileError(RayZeroCopyError, OSError):
 
     def __reduce__(self) -> tuple[type, tuple[str, str, int | None]]:  # type: ignore[override]
         return type(self), self._arguments
+
+
+class CheckpointError(RayZeroCopyError, ValueError):
+    """Files of weights that do not check out, or tensors that such a file cannot hold.
+
+    Attributes:
+        path: of the file or folder.
+    """
+
+    def __init__(self, path: str, what: str) -> None:
+        self.path, self._what = path, what
+        super().__init__(f"{path!r}: {what}")
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.path, self._what)
+
+
+class FillError(RayZeroCopyError, ValueError):
+    """Tensors that do not fit into a model, which is left as it was.
+
+    Attributes:
+        missing: names of the model that no tensor was given for.
+        unexpected: names of tensors that the model does not have.
+        shapes: name, shape in the model and shape given, of those that differ.
+        meta: names of what would have been left on the meta device.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        missing: Sequence[str] = (),
+        unexpected: Sequence[str] = (),
+        shapes: Sequence[tuple[str, tuple[int, ...], tuple[int, ...]]] = (),
+        meta: Sequence[str] = (),
+    ) -> None:
+        self.missing, self.unexpected = list(missing), list(unexpected)
+        self.shapes, self.meta = list(shapes), list(meta)
+        super().__init__(text)
 
 
 # --- the Go core ---------------------------------------------------------------------------------
