@@ -66,3 +66,30 @@ func placeBlocks(blocks []layout.Block, offsets []int64) []image.Range {
 	}
 	return table
 }
+
+func viewSums(address, count int64) ([]uint64, error) {
+	rows, err := viewRows("sums", address, count, 1)
+	if err != nil {
+		return nil, err
+	}
+	sums := make([]uint64, len(rows))
+	for i, sum := range rows {
+		sums[i] = uint64(sum)
+	}
+	return sums, nil
+}
+
+// viewImages returns the caller's images, whose addresses and lengths are the rows at address.
+func viewImages(address, count int64) ([][]byte, error) {
+	rows, err := viewRows("bases", address, count, 2)
+	if err != nil {
+		return nil, err
+	}
+	images := make([][]byte, count)
+	for i := range images {
+		if images[i], err = viewBytes("base", rows[2*i], rows[2*i+1]); err != nil {
+			return nil, err
+		}
+	}
+	return images, nil
+}

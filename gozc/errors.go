@@ -26,6 +26,7 @@ var codes = []struct {
 	{image.ErrVersion, "version"},
 	{image.ErrDamaged, "damaged"},
 	{image.ErrNoSums, "version"},
+	{image.ErrBase, "base"},
 	{pickle.ErrDamaged, "damaged"},
 	{safetensors.ErrForeign, "foreign"},
 	{safetensors.ErrDamaged, "damaged"},

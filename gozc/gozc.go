@@ -3,7 +3,7 @@
 // Integers and strings go in; an (int64, error) or a (string, error) comes out. Other shapes are dropped by
 // gopy without a word, or leak. Addresses are those of memory that the caller keeps alive during the call;
 // nothing is kept after it. An error's text begins with a code and a colon: foreign, version, damaged,
-// argument, private, scarce, nofile, unsupported, system or panic.
+// argument, private, scarce, nofile, unsupported, base, system or panic.
 package gozc
 
 import (
@@ -79,31 +79,101 @@ func Pack(blocks, count, offsets, segmentOffset, dst, length int64) (packed int6
 	return length, layout.Pack(list, offsetRows, segmentOffset, buffer)
 }
 
-// HeadSize returns the length of the head of an image with so many segments, the blocks, blockCount rows of address
-// and length, and a skeleton and an index of so many bytes.
-func HeadSize(segments, blocks, blockCount, skeleton, index int64) (size int64, err error) {
+// CountSums returns how many checksums the blocks, count rows of address and length, have.
+func CountSums(blocks, count int64) (sums int64, err error) {
 	defer recovered(&err)
-	list, err := viewBlocks(blocks, blockCount)
+	list, err := viewBlocks(blocks, count)
 	if err != nil {
 		return 0, err
 	}
-	unplaced := placeBlocks(list, make([]int64, len(list))) // only their lengths count here
-	return image.HeadSize(int(segments), len(list), skeleton, index, image.CountSums(unplaced))
+	return image.CountSums(placeBlocks(list, make([]int64, len(list)))), nil // only their lengths count here
+}
+
+// Sums reads the blocks, count rows of address and length, and writes their checksums to sums, as many as CountSums says.
+// It returns their number.
+func Sums(blocks, count, sums, sumCount int64) (written int64, err error) {
+	defer recovered(&err)
+	list, err := viewBlocks(blocks, count)
+	if err != nil {
+		return 0, err
+	}
+	room, err := viewRows("sums", sums, sumCount, 1)
+	if err != nil {
+		return 0, err
+	}
+	memory := make([][]byte, len(list))
+	for i, block := range list {
+		if memory[i], err = viewBytes("block", block.Address, block.Length); err != nil {
+			return 0, err
+		}
+	}
+	found := image.Sums(memory)
+	if len(found) != len(room) {
+		return 0, fmt.Errorf("%w: room for %d checksums of %d", errArgument, len(room), len(found))
+	}
+	for i, sum := range found {
+		room[i] = int64(sum)
+	}
+	return sumCount, nil
+}
+
+// Share finds the blocks whose bytes lie in other images already, baseCount rows of address and length of a whole image.
+// sums are the blocks' checksums. It writes to offsets, for each block, where it lies in which base, a negative number,
+// or 0, and returns how many lie in one.
+func Share(blocks, count, sums, sumCount, bases, baseCount, offsets int64) (shared int64, err error) {
+	defer recovered(&err)
+	list, err := viewBlocks(blocks, count)
+	if err != nil {
+		return 0, err
+	}
+	known, err := viewSums(sums, sumCount)
+	if err != nil {
+		return 0, err
+	}
+	images, err := viewImages(bases, baseCount)
+	if err != nil {
+		return 0, err
+	}
+	rows, err := viewRows("offsets", offsets, count, 1)
+	if err != nil {
+		return 0, err
+	}
+	found, err := image.Share(list, known, images)
+	if err != nil {
+		return 0, err
+	}
+	for i, offset := range found {
+		rows[i] = offset
+		if offset < 0 {
+			shared++
+		}
+	}
+	return shared, nil
+}
+
+// HeadSize returns the length of a head with so many segments, blocks, checksums and bases, and so many bytes of
+// skeleton, index and about.
+func HeadSize(segments, blocks, skeleton, index, sums, about, bases int64) (size int64, err error) {
+	defer recovered(&err)
+	return image.HeadSize(image.Counts{
+		Segments: segments, Blocks: blocks, Skeleton: skeleton, Index: index, Sums: sums, About: about, Bases: bases,
+	})
 }
 
 // EncodeHead writes the head of an image to dst, size bytes as HeadSize says. segments and offsets are what
-// Plan has written for blocks, whose bytes are read for their checksums; skeleton is skeletonSize bytes, index the JSON
-// text. It returns size.
+// Plan (and Share) have written for blocks, sums what Sums has; skeleton is skeletonSize bytes, index and about JSON
+// texts; bases are the images that blocks are shared with, rows of address and length. It returns size.
 func EncodeHead(
-	dst, size, segments, segmentCount, blocks, offsets, blockCount, skeleton, skeletonSize int64, index string,
+	dst, size, segments, segmentCount, blocks, offsets, blockCount, skeleton, skeletonSize, sums, sumCount, bases,
+	baseCount int64, index, about string,
 ) (written int64, err error) {
 	defer recovered(&err)
 	buffer, err := viewBytes("head", dst, size)
 	if err != nil {
 		return 0, err
 	}
-	segmentTable, err := viewSegments(segments, segmentCount)
-	if err != nil {
+	parts := image.Parts{Index: []byte(index), About: []byte(about)}
+	if parts.Segments, err = viewSegments(segments, segmentCount); err != nil {
 		return 0, err
 	}
 	list, err := viewBlocks(blocks, blockCount)
@@ -114,23 +184,31 @@ func EncodeHead(
 	if err != nil {
 		return 0, err
 	}
-	skeletonBytes, err := viewBytes("skeleton", skeleton, skeletonSize)
+	parts.Blocks = placeBlocks(list, offsetRows)
+	if parts.Skeleton, err = viewBytes("skeleton", skeleton, skeletonSize); err != nil {
+		return 0, err
+	}
+	if parts.Sums, err = viewSums(sums, sumCount); err != nil {
+		return 0, err
+	}
+	images, err := viewImages(bases, baseCount)
 	if err != nil {
 		return 0, err
 	}
-	memory := make([][]byte, len(list))
-	for i, block := range list {
-		if memory[i], err = viewBytes("block", block.Address, block.Length); err != nil {
+	for _, each := range images {
+		base, _, err := image.BaseOf(each)
+		if err != nil {
 			return 0, err
 		}
+		parts.Bases = append(parts.Bases, base)
 	}
-	return size, image.EncodeHead(
-		buffer, segmentTable, placeBlocks(list, offsetRows), skeletonBytes, []byte(index), image.Sums(memory))
+	return size, image.EncodeHead(buffer, parts)
 }
 
 // CheckHead checks the head of an image: length bytes at head, which begin with the image, of imageSize bytes
-// that are at hand of the whole image. It returns the number of blocks.
-func CheckHead(head, length, imageSize int64) (blockCount int64, err error) {
+// that are at hand of the whole image. bases are the images that blocks are shared with, rows of address and length, in
+// the order of the head; -1 of them: they are not looked at. It returns the number of blocks.
+func CheckHead(head, length, imageSize, bases, baseCount int64) (blockCount int64, err error) {
 	defer recovered(&err)
 	bytes, err := viewBytes("head", head, length)
 	if err != nil {
@@ -140,18 +218,28 @@ func CheckHead(head, length, imageSize int64) (blockCount int64, err error) {
 		return 0, fmt.Errorf("%w: an image of %d bytes", errArgument, imageSize)
 	}
 	checked, err := image.Check(bytes, imageSize)
+	if err == nil && baseCount >= 0 {
+		var images [][]byte
+		if images, err = viewImages(bases, baseCount); err == nil {
+			_, err = image.Attach(checked, images)
+		}
+	}
 	return int64(len(checked.Blocks)), err
 }
 
-// Verify checks a whole image, length bytes at address, and its data against the checksums in its head. It returns the
-// row of the first block whose bytes are not those that were written, or -1.
-func Verify(address, length int64) (block int64, err error) {
+// Verify checks a whole image, length bytes at address, and its data against the checksums in its head, that in its
+// bases included, see CheckHead. It returns the row of the first block whose bytes are not those that were written, or -1.
+func Verify(address, length, bases, baseCount int64) (block int64, err error) {
 	defer recovered(&err)
 	bytes, err := viewBytes("image", address, length)
 	if err != nil {
 		return 0, err
 	}
-	row, err := image.Verify(bytes)
+	images, err := viewImages(bases, baseCount)
+	if err != nil {
+		return 0, err
+	}
+	row, err := image.Verify(bytes, images...)
 	return int64(row), err
 }
 
@@ -167,10 +255,21 @@ func Index(head, length int64) (index string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err := image.DecodeIndex(checked); err != nil {
+	if _, err := image.DecodeIndex(checked, nil); err != nil {
 		return "", err
 	}
 	return string(checked.Index), nil
+}
+
+// Fingerprint returns what tells an image from all others, as 32 hexadecimal digits: a hash of its head, which has the
+// checksums of its data. The data does not have to be at hand.
+func Fingerprint(head, length int64) (fingerprint string, err error) {
+	defer recovered(&err)
+	bytes, err := viewBytes("head", head, length)
+	if err != nil {
+		return "", err
+	}
+	return image.Fingerprint(bytes)
 }
 
 // Safetensors checks the header of a safetensors file of fileSize bytes, of which length are at hand at head, and

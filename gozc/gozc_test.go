@@ -63,17 +63,23 @@ func TestImageThroughAddresses(t *testing.T) {
 	}
 
 	skeleton := []byte("the skeleton")
+	about := `{"class":"Sample"}`
 	index := `{"tensors":[{"name":"a","dtype":"uint8","shape":[5],"stride":[1],"segment":1,"offset":0,"persistent":true}]}`
-	size := must(HeadSize(n, at, count, int64(len(skeleton)), int64(len(index))))
+	sums := make([]int64, 3)
+	if n := must(CountSums(at, count)); n != 3 {
+		t.Fatalf("%d checksums", n)
+	}
+	must(Sums(at, count, address(t, sums), 3))
+	size := must(HeadSize(n, count, int64(len(skeleton)), int64(len(index)), 3, int64(len(about)), 0))
 	head := make([]byte, size)
 	must(EncodeHead(address(t, head), size, address(t, segments), n, at, address(t, offsets), count,
-		address(t, skeleton), int64(len(skeleton)), index))
+		address(t, skeleton), int64(len(skeleton)), address(t, sums), 3, 0, 0, index, about))
 	packed := make([]byte, 2048)
 	must(Pack(at, count, address(t, offsets), 100032, address(t, packed), 2048))
 
 	whole := append(append(append(bytes.Clone(head), large...), make([]byte, 32)...), packed...)
 	length := int64(len(whole))
-	if got := must(CheckHead(address(t, whole), length, length)); got != count {
+	if got := must(CheckHead(address(t, whole), length, length, 0, 0)); got != count {
 		t.Fatalf("%d blocks", got)
 	}
 	if got, err := Index(address(t, head), size); err != nil || got != index {
@@ -87,26 +93,34 @@ func TestImageThroughAddresses(t *testing.T) {
 		t.Fatalf("%q", got)
 	}
 
-	_, err = CheckHead(address(t, whole), length, length-1)
+	_, err = CheckHead(address(t, whole), length, length-1, 0, 0)
 	wantCode(t, "cut off", "damaged", err)
-	_, err = CheckHead(address(t, large), 100000, 100000)
+	_, err = CheckHead(address(t, large), 100000, 100000, 0, 0)
 	wantCode(t, "no image", "foreign", err)
 	_, err = Index(address(t, large), 100000)
 	wantCode(t, "index of no image", "foreign", err)
-	if row := must(Verify(address(t, whole), length)); row != -1 {
+	if row := must(Verify(address(t, whole), length, 0, 0)); row != -1 {
 		t.Fatalf("block %d is damaged", row)
 	}
+	fingerprint, err := Fingerprint(address(t, head), size)
+	if err != nil || len(fingerprint) != 32 {
+		t.Fatalf("%q, %v", fingerprint, err)
+	}
+	rows, shared := []int64{address(t, whole), length}, make([]int64, count)
+	if n := must(Share(at, count, address(t, sums), 3, address(t, rows), 1, address(t, shared))); n != 3 {
+		t.Fatalf("%d blocks shared, at %x", n, shared)
+	}
 	whole[size+1234] ^= 1
-	row, err := Verify(address(t, whole), length)
+	row, err := Verify(address(t, whole), length, 0, 0)
 	if err != nil || row != 0 {
 		t.Fatalf("block %d is damaged, %v, want 0", row, err)
 	}
 	whole[8] = 9
-	_, err = CheckHead(address(t, whole), length, length)
+	_, err = CheckHead(address(t, whole), length, length, 0, 0)
 	wantCode(t, "later version", "version", err)
 	segments[1] = 64
 	_, err = EncodeHead(address(t, head), size, address(t, segments), n, at, address(t, offsets), count,
-		address(t, skeleton), int64(len(skeleton)), index)
+		address(t, skeleton), int64(len(skeleton)), address(t, sums), 3, 0, 0, index, about)
 	wantCode(t, "first segment not at 0", "argument", err)
 	blocks[1] = -1
 	_, err = Plan(at, count, address(t, offsets), address(t, segments))
@@ -119,10 +133,10 @@ func TestImageOfNothing(t *testing.T) {
 		t.Fatalf("%d segments", n)
 	}
 	must(Pack(0, 0, 0, 0, 0, 0))
-	size := must(HeadSize(0, 0, 0, 0, 14))
+	size := must(HeadSize(0, 0, 0, 14, 0, 0, 0))
 	head := make([]byte, size)
-	must(EncodeHead(address(t, head), size, 0, 0, 0, 0, 0, 0, 0, `{"tensors":[]}`))
-	if n := must(CheckHead(address(t, head), size, size)); n != 0 {
+	must(EncodeHead(address(t, head), size, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, `{"tensors":[]}`, ""))
+	if n := must(CheckHead(address(t, head), size, size, 0, 0)); n != 0 {
 		t.Fatalf("%d blocks", n)
 	}
 }
@@ -146,23 +160,33 @@ func TestImpossibleNumbersAreArgumentErrors(t *testing.T) {
 		"Pack null dst":           call(Pack(at, 1, at, 0, 0, 8)),
 		"Pack negative offset":    call(Pack(at, 1, at, -1, at, 8)),
 		"Pack negative length":    call(Pack(at, 1, at, 0, at, -8)),
-		"HeadSize negative":       call(HeadSize(-1, 0, 0, 0, 0)),
-		"HeadSize huge":           call(HeadSize(math.MaxInt64, 0, 0, math.MaxInt64, math.MaxInt64)),
-		"EncodeHead null":         call(EncodeHead(0, 2048, 0, 0, 0, 0, 0, 0, 0, empty)),
-		"EncodeHead small":        call(EncodeHead(at, 800, 0, 0, 0, 0, 0, 0, 0, empty)),
-		"EncodeHead segments":     call(EncodeHead(at, 800, 0, 1, 0, 0, 0, 0, 0, empty)),
-		"EncodeHead blocks":       call(EncodeHead(at, 800, 0, 0, 0, at, 1, 0, 0, empty)),
-		"EncodeHead offsets":      call(EncodeHead(at, 800, 0, 0, at, 0, 1, 0, 0, empty)),
-		"EncodeHead skeleton":     call(EncodeHead(at, 800, 0, 0, 0, 0, 0, 0, 1, empty)),
-		"CheckHead null":          call(CheckHead(0, 1, 1)),
-		"CheckHead negative":      call(CheckHead(at, -1, 1)),
-		"CheckHead image":         call(CheckHead(at, 800, -1)),
-		"CheckHead end of memory": call(CheckHead(math.MaxInt64, 1, 1)),
+		"HeadSize negative":       call(HeadSize(-1, 0, 0, 0, 0, 0, 0)),
+		"HeadSize huge":           call(HeadSize(math.MaxInt64, 0, 0, math.MaxInt64, 0, 0, 0)),
+		"EncodeHead null":         call(EncodeHead(0, 2048, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, empty, "")),
+		"EncodeHead small":        call(EncodeHead(at, 800, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, empty, "")),
+		"EncodeHead segments":     call(EncodeHead(at, 800, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, empty, "")),
+		"EncodeHead blocks":       call(EncodeHead(at, 800, 0, 0, 0, at, 1, 0, 0, 0, 0, 0, 0, empty, "")),
+		"EncodeHead offsets":      call(EncodeHead(at, 800, 0, 0, at, 0, 1, 0, 0, 0, 0, 0, 0, empty, "")),
+		"EncodeHead skeleton":     call(EncodeHead(at, 800, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, empty, "")),
+		"EncodeHead sums":         call(EncodeHead(at, 800, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, empty, "")),
+		"EncodeHead bases":        call(EncodeHead(at, 800, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, empty, "")),
+		"CountSums null":          call(CountSums(0, 1)),
+		"Sums null":               call(Sums(0, 1, at, 1)),
+		"Sums no room":            call(Sums(at, 1, 0, 1)),
+		"Sums too many":           call(Sums(0, 0, at, 1)),
+		"Share null":              call(Share(0, 1, at, 1, at, 0, at)),
+		"Share null sums":         call(Share(at, 1, 0, 1, at, 0, at)),
+		"Share null bases":        call(Share(at, 1, at, 0, 0, 1, at)),
+		"Share null offsets":      call(Share(at, 1, at, 0, at, 0, 0)),
+		"Share other sums":        call(Share(at, 1, at, 1, at, 0, at)),
+		"CheckHead null":          call(CheckHead(0, 1, 1, 0, 0)),
+		"CheckHead negative":      call(CheckHead(at, -1, 1, 0, 0)),
+		"CheckHead image":         call(CheckHead(at, 800, -1, 0, 0)),
+		"CheckHead end of memory": call(CheckHead(math.MaxInt64, 1, 1, 0, 0)),
 		"CheckPickle null":        call(CheckPickle(0, 1)),
 		"CheckPickle negative":    call(CheckPickle(at, -1)),
-		"HeadSize null blocks":    call(HeadSize(1, 0, 1, 0, 0)),
-		"Verify null":             call(Verify(0, 1)),
-		"Verify negative":         call(Verify(at, -1)),
+		"Verify null":             call(Verify(0, 1, 0, 0)),
+		"Verify negative":         call(Verify(at, -1, 0, 0)),
 		"Map null":                call(Map(0, 1, 0, 1, at)),
 		"Map nothing":             call(Map(at, 0, 0, 1, at)),
 		"Map overflow":            call(Map(math.MaxInt64, math.MaxInt64, 0, 1, at)),
@@ -176,7 +200,9 @@ func TestImpossibleNumbersAreArgumentErrors(t *testing.T) {
 	} {
 		wantCode(t, name, "argument", err)
 	}
-	_, err := Index(0, 1)
+	_, err := Fingerprint(0, 1)
+	wantCode(t, "Fingerprint null", "argument", err)
+	_, err = Index(0, 1)
 	wantCode(t, "Index null", "argument", err)
 	_, err = Safetensors(0, 1, 1)
 	wantCode(t, "Safetensors null", "argument", err)

@@ -43,14 +43,14 @@ func Check(head []byte, available int64) (Head, error) {
 	}
 
 	result := Head{Version: int(version), ImageSize: int64(imageSize), HeadSize: int64(headSize), Checksum: stored}
-	parts, err := checkParts(head)
+	at, counts, err := checkPlaces(head)
 	if err != nil {
 		return Head{}, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	result.Skeleton = head[parts.skeleton:][:order.Uint64(head[atSkeletonSize:])]
-	result.Index = head[parts.index:][:order.Uint64(head[atIndexSize:])]
+	result.Skeleton = head[at.skeleton:][:counts.Skeleton]
+	result.Index = head[at.index:][:counts.Index]
 
-	result.Segments = readTable(head[headerSize:parts.blocks])
+	result.Segments = readTable(head[headerSize:at.blocks])
 	size, err := dataSize(result.Segments)
 	if err == nil && size != result.ImageSize-result.HeadSize {
 		err = fmt.Errorf("the segments end at %d, expected the end of the data, %d", size, result.ImageSize-result.HeadSize)
@@ -58,71 +58,86 @@ func Check(head []byte, available int64) (Head, error) {
 	if err != nil {
 		return Head{}, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	result.Blocks = readTable(head[parts.blocks:][:rowSize*order.Uint64(head[atBlockCount:])])
-	if err := checkBlocks(result.Blocks, result.Segments); err != nil {
+	if version > 1 {
+		result.About = head[at.about:][:counts.About]
+		if result.Bases, err = readBases(head[at.bases:][:baseSize*counts.Bases]); err != nil {
+			return Head{}, fmt.Errorf("%w: %w", ErrDamaged, err)
+		}
+	}
+	result.Blocks = readTable(head[at.blocks:][:rowSize*counts.Blocks])
+	if err := checkBlocks(result.Blocks, result.Segments, result.Bases); err != nil {
 		return Head{}, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	if version > 1 {
-		if err := checkSums(sumsIn(head), result.Blocks); err != nil {
+		if err := checkSums(counts.Sums, result.Blocks); err != nil {
 			return Head{}, fmt.Errorf("%w: %w", ErrDamaged, err)
 		}
-		result.Sums = readSums(head[parts.sums:], sumsIn(head))
+		result.Sums = readSums(head[at.sums:], counts.Sums)
 	}
 	return result, nil
 }
 
-// sumsIn is the number of checksums that a head of version 2 says it has, once checkParts has seen it; 0 in version 1.
-func sumsIn(head []byte) int64 {
-	if order.Uint32(head[atVersion:]) == 1 {
-		return 0
+// checkPlaces checks counts, offsets and sizes of the parts of the head against its length.
+func checkPlaces(head []byte) (places, Counts, error) {
+	fail := func(format string, values ...any) (places, Counts, error) {
+		return places{}, Counts{}, fmt.Errorf(format, values...)
 	}
-	return int64(order.Uint64(head[atSumsCount:]))
-}
-
-// checkParts checks counts, offsets and sizes of the parts of the head against its length.
-func checkParts(head []byte) (parts, error) {
 	rows := uint64(len(head)-headerSize) / rowSize
 	segments, blocks := order.Uint64(head[atSegmentCount:]), order.Uint64(head[atBlockCount:])
 	if segments > rows {
-		return parts{}, fmt.Errorf("segment_count is %d, expected %d at most in this head", segments, rows)
+		return fail("segment_count is %d, expected %d at most in this head", segments, rows)
 	}
 	if blocks > rows-segments {
-		return parts{}, fmt.Errorf("block_count is %d, expected %d at most in this head", blocks, rows-segments)
+		return fail("block_count is %d, expected %d at most in this head", blocks, rows-segments)
+	}
+	counts := Counts{Segments: int64(segments), Blocks: int64(blocks)}
+	sizes := []struct {
+		name string
+		at   int
+		row  int64
+		to   *int64
+	}{
+		{"skeleton_size", atSkeletonSize, 1, &counts.Skeleton},
+		{"index_size", atIndexSize, 1, &counts.Index},
+		{"checksum_count", atSumsCount, sumSize, &counts.Sums},
+		{"about_size", atAboutSize, 1, &counts.About},
+		{"base_count", atBaseCount, baseSize, &counts.Bases},
+	}
+	reserved := atSumsOffset
+	if order.Uint32(head[atVersion:]) == 1 {
+		sizes, reserved = sizes[:2], headerSize
 	}
 	// From here on, all numbers are at most len(head), so that sums of them fit.
-	skeleton, index := order.Uint64(head[atSkeletonSize:]), order.Uint64(head[atIndexSize:])
-	if skeleton > uint64(len(head)) {
-		return parts{}, fmt.Errorf("skeleton_size is %d, expected %d at most in this head", skeleton, len(head))
-	}
-	if index > uint64(len(head)) {
-		return parts{}, fmt.Errorf("index_size is %d, expected %d at most in this head", index, len(head))
-	}
-	reserved := [][2]int{{atReserved, headerSize}}
-	if order.Uint32(head[atVersion:]) > 1 {
-		if sums := order.Uint64(head[atSumsCount:]); sums > uint64(len(head))/sumSize {
-			return parts{}, fmt.Errorf("checksum_count is %d, expected %d at most in this head", sums, len(head)/sumSize)
+	for _, size := range sizes {
+		most := uint64(len(head)) / uint64(size.row)
+		if value := order.Uint64(head[size.at:]); value > most {
+			return fail("%s is %d, expected %d at most in this head", size.name, value, most)
 		}
-		reserved = [][2]int{{atReserved, atSumsOffset}, {atReservedAgain, headerSize}}
+		*size.to = int64(order.Uint64(head[size.at:]))
 	}
-	p := place(int64(segments), int64(blocks), int64(skeleton), int64(index), sumsIn(head))
+	p := place(counts)
 	if at := order.Uint64(head[atSkeletonOffset:]); at != uint64(p.skeleton) {
-		return parts{}, fmt.Errorf("skeleton_offset is %d, expected %d", at, p.skeleton)
+		return fail("skeleton_offset is %d, expected %d", at, p.skeleton)
 	}
 	if at := order.Uint64(head[atIndexOffset:]); at != uint64(p.index) {
-		return parts{}, fmt.Errorf("index_offset is %d, expected %d", at, p.index)
+		return fail("index_offset is %d, expected %d", at, p.index)
 	}
 	if p.end != int64(len(head)) {
-		return parts{}, fmt.Errorf("head_size is %d, expected %d after its parts", len(head), p.end)
+		return fail("head_size is %d, expected %d after its parts", len(head), p.end)
 	}
-	if at := order.Uint64(head[atSumsOffset:]); len(reserved) > 1 && at != uint64(p.sums) {
-		return parts{}, fmt.Errorf("checksum_offset is %d, expected %d", at, p.sums)
-	}
-	for _, field := range reserved {
-		for at := field[0]; at < field[1]; at++ {
-			if head[at] != 0 {
-				return parts{}, fmt.Errorf("reserved byte %d is %d, expected 0", at, head[at])
-			}
+	for at := atReserved; at < reserved; at++ {
+		if head[at] != 0 {
+			return fail("reserved byte %d is %d, expected 0", at, head[at])
 		}
 	}
-	return p, nil
+	if reserved == headerSize {
+		return p, counts, nil
+	}
+	if at := order.Uint64(head[atSumsOffset:]); at != uint64(p.sums) {
+		return fail("checksum_offset is %d, expected %d", at, p.sums)
+	}
+	if at := order.Uint64(head[atAboutOffset:]); at != aboutOffset(p, counts.About) {
+		return fail("about_offset is %d, expected %d", at, aboutOffset(p, counts.About))
+	}
+	return p, counts, nil
 }

@@ -52,12 +52,15 @@ func TestCheckNamesWhatIsWrong(t *testing.T) {
 		{"index_offset", u64(atIndexOffset, 0), ErrDamaged, "index_offset"},
 		{"reserved first", func(b []byte) { b[84] = 1 }, ErrDamaged, "reserved byte 84"},
 		{"reserved between", func(b []byte) { b[87] = 1 }, ErrDamaged, "reserved byte 87"},
-		{"reserved after", func(b []byte) { b[104] = 1 }, ErrDamaged, "reserved byte 104"},
+		{"about_offset", u64(atAboutOffset, 0), ErrDamaged, "about_offset"},
+		{"about_size", u64(atAboutSize, 1<<40), ErrDamaged, "about_size"},
+		{"about_size other", u64(atAboutSize, 0), ErrDamaged, "about_offset"},
+		{"base_count", u64(atBaseCount, 1<<40), ErrDamaged, "base_count"},
+		{"base_count other", u64(atBaseCount, 1), ErrDamaged, "base 0 has 0 bytes"},
 		{"version 1 with checksums", u32(atVersion, 1), ErrDamaged, ""},
 		{"checksum_count one more", u64(atSumsCount, 4), ErrDamaged, "checksum_count is 4, expected 3"},
 		{"checksum_count huge", u64(atSumsCount, math.MaxUint64), ErrDamaged, "checksum_count"},
 		{"checksum_offset", u64(atSumsOffset, 64), ErrDamaged, "checksum_offset"},
-		{"reserved last", func(b []byte) { b[127] = 1 }, ErrDamaged, "reserved byte 127"},
 		{"first segment not at 0", u64(segments, 64), ErrDamaged, "segment 0"},
 		{"empty segment", u64(segments+8, 0), ErrDamaged, "segment 0"},
 		{"segments overlap", u64(segments+8, 5000), ErrDamaged, "segment 1"},
@@ -169,7 +172,7 @@ func readAll(tb testing.TB, r *Reader) {
 
 func FuzzCheck(f *testing.F) {
 	f.Add(sampleImage(f))
-	f.Add(encode(f, nil, nil, nil, []byte(`{"tensors":[]}`), nil))
+	f.Add(encode(f, Parts{Index: []byte(`{"tensors":[]}`)}))
 	f.Add([]byte(magic))
 	f.Fuzz(func(t *testing.T, image []byte) {
 		if _, err := Open(image); err != nil && !typed(err) {
@@ -191,7 +194,7 @@ func FuzzCheck(f *testing.F) {
 				readAll(t, r)
 				head := r.Head()
 				again := make([]byte, head.HeadSize)
-				if err := EncodeHead(again, head.Segments, head.Blocks, head.Skeleton, head.Index, head.Sums); err != nil {
+				if err := EncodeHead(again, head.Parts); err != nil {
 					t.Fatalf("a head that reads cannot be written: %v", err)
 				}
 			} else if !typed(err) {
@@ -211,7 +214,10 @@ func BenchmarkCheck200KB(b *testing.B) {
 		end = segments[i].Offset + segments[i].Length
 		blocks[2*i], blocks[2*i+1] = segments[i], segments[i]
 	}
-	head := encode(b, segments, blocks, make([]byte, 152000), []byte(`{"tensors":[]}`), make([]uint64, CountSums(blocks)))
+	head := encode(b, Parts{
+		Segments: segments, Blocks: blocks, Skeleton: make([]byte, 152000), Index: []byte(`{"tensors":[]}`),
+		Sums: make([]uint64, CountSums(blocks)),
+	})
 	b.SetBytes(int64(len(head)))
 	for b.Loop() {
 		if _, err := Check(head, int64(len(head))+end); err != nil {

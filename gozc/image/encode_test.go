@@ -16,11 +16,10 @@ func TestHeadRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Head{
-		Version: Version, Sums: readSums(image[place(2, 4, int64(len(sampleSkeleton)), int64(len(sampleIndex)), 3).sums:], 3),
-		ImageSize: int64(len(image)), HeadSize: minHeadSize, Checksum: order.Uint32(image[atChecksum:]),
-		Segments: sampleSegments, Blocks: sampleBlocks, Skeleton: sampleSkeleton, Index: sampleIndex,
-	}
+	parts := Parts{Segments: sampleSegments, Blocks: sampleBlocks, Skeleton: sampleSkeleton, Index: sampleIndex, About: sampleAbout}
+	parts.Sums = make([]uint64, 3)
+	parts.Sums = readSums(image[place(parts.counts()).sums:], 3)
+	want := Head{parts, Version, int64(len(image)), minHeadSize, order.Uint32(image[atChecksum:])}
 	if !reflect.DeepEqual(head, want) {
 		t.Fatalf("got  %+v\nwant %+v", head, want)
 	}
@@ -37,9 +36,15 @@ func TestRandomHeadsRoundTrip(t *testing.T) {
 			segments[i] = Range{align(end), 1 + random.Int63n(1<<40)}
 			end = segments[i].Offset + segments[i].Length
 		}
+		var bases []Base
+		for range random.Intn(3) {
+			bases = append(bases, Base{[2]uint64{random.Uint64(), random.Uint64()}, 1<<40 + random.Int63n(1<<40)})
+		}
 		blocks := make([]Range, random.Intn(200))
 		for i := range blocks {
-			if len(segments) > 0 && random.Intn(10) > 0 {
+			if len(bases) > 0 && random.Intn(3) == 0 {
+				blocks[i] = Range{inBase(random.Intn(len(bases)), random.Int63n(1<<39)), 1 + random.Int63n(1<<27)}
+			} else if len(segments) > 0 && random.Intn(10) > 0 {
 				segment := segments[random.Intn(len(segments))]
 				inside := random.Int63n(segment.Length)
 				blocks[i] = Range{segment.Offset + inside, 1 + random.Int63n(min(segment.Length-inside, 1<<27))}
@@ -53,12 +58,14 @@ func TestRandomHeadsRoundTrip(t *testing.T) {
 		for i := range sums {
 			sums[i] = random.Uint64()
 		}
-		encoded := encode(t, segments, blocks, skeleton, index, sums)
+		about := bytes.Repeat([]byte{'x'}, random.Intn(300))
+		parts := Parts{segments, blocks, skeleton, index, sums, about, bases}
+		encoded := encode(t, parts)
 		head, err := Check(encoded, int64(len(encoded))+end)
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := Head{Version, int64(len(encoded)) + end, int64(len(encoded)), head.Checksum, segments, blocks, skeleton, index, sums}
+		want := Head{parts, Version, int64(len(encoded)) + end, int64(len(encoded)), head.Checksum}
 		if !reflect.DeepEqual(head, want) {
 			t.Fatalf("got  %+v\nwant %+v", head, want)
 		}
@@ -67,9 +74,7 @@ func TestRandomHeadsRoundTrip(t *testing.T) {
 
 func TestHeadSize(t *testing.T) {
 	for _, test := range []struct {
-		segments, blocks int
-		skeleton, index  int64
-		want             int64
+		segments, blocks, skeleton, index, want int64
 	}{
 		{0, 0, 0, 0, 2048},
 		{0, 0, 0, 1920, 2048}, // 128 + 1920
@@ -78,17 +83,18 @@ func TestHeadSize(t *testing.T) {
 		{4, 1, 1, 1856 - 64, 2112},
 		{1000, 3000, 10, 10, 128 + 64000 + 64 + 64},
 	} {
-		got, err := HeadSize(test.segments, test.blocks, test.skeleton, test.index, 0)
+		got, err := HeadSize(Counts{Segments: test.segments, Blocks: test.blocks, Skeleton: test.skeleton, Index: test.index})
 		if err != nil || got != test.want {
 			t.Errorf("%+v: got %d, %v", test, got, err)
 		}
 	}
-	for _, bad := range [][4]int64{
-		{-1, 0, 0, 0}, {0, -1, 0, 0}, {0, 0, -1, 0}, {0, 0, 0, -1},
-		{math.MaxInt64, 0, 0, 0}, {0, math.MaxInt64, 0, 0}, {0, 0, math.MaxInt64, 0}, {0, 0, 0, math.MaxInt64},
-	} {
-		if size, err := HeadSize(int(bad[0]), int(bad[1]), bad[2], bad[3], 0); !errors.Is(err, ErrInput) {
-			t.Errorf("%v: %d, %v", bad, size, err)
+	for _, bad := range []int64{-1, math.MaxInt64} {
+		for _, counts := range []Counts{
+			{Segments: bad}, {Blocks: bad}, {Skeleton: bad}, {Index: bad}, {Sums: bad}, {About: bad}, {Bases: bad},
+		} {
+			if size, err := HeadSize(counts); !errors.Is(err, ErrInput) {
+				t.Errorf("%+v: %d, %v", counts, size, err)
+			}
 		}
 	}
 }
@@ -109,19 +115,21 @@ func TestEncodeRefusesWhatAReaderWould(t *testing.T) {
 		"block between segments": {[]Range{{0, 1}, {64, 64}}, []Range{{2, 1}}},
 		"block past the end":     {[]Range{{0, 64}}, []Range{{0, 65}}},
 		"block overflow":         {[]Range{{0, 64}}, []Range{{63, math.MaxInt64}}},
+		"in a base that is none": {[]Range{{0, 64}}, []Range{{inBase(0, 0), 1}}},
 		"negative block":         {[]Range{{0, 64}}, []Range{{-1, 1}}},
 		"empty block not at 0":   {[]Range{{0, 64}}, []Range{{1, 0}}},
 	} {
-		size, err := HeadSize(len(test.segments), len(test.blocks), 0, int64(len(index)), 0)
+		parts := Parts{Segments: test.segments, Blocks: test.blocks, Index: index}
+		size, err := HeadSize(parts.counts())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := EncodeHead(make([]byte, size), test.segments, test.blocks, nil, index, nil); !errors.Is(err, ErrInput) {
+		if err := EncodeHead(make([]byte, size), parts); !errors.Is(err, ErrInput) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	for _, size := range []int{0, 2047, 2049, 2112} {
-		if err := EncodeHead(make([]byte, size), nil, nil, nil, index, nil); !errors.Is(err, ErrInput) {
+		if err := EncodeHead(make([]byte, size), Parts{Index: index}); !errors.Is(err, ErrInput) {
 			t.Errorf("room of %d bytes: %v", size, err)
 		}
 	}
@@ -129,7 +137,7 @@ func TestEncodeRefusesWhatAReaderWould(t *testing.T) {
 
 func TestPaddingOfTheHeadIsZero(t *testing.T) {
 	head := bytes.Repeat([]byte{0xFF}, minHeadSize)
-	if err := EncodeHead(head, nil, nil, []byte("x"), []byte(`{"tensors":[]}`), nil); err != nil {
+	if err := EncodeHead(head, Parts{Skeleton: []byte("x"), Index: []byte(`{"tensors":[]}`)}); err != nil {
 		t.Fatal(err)
 	}
 	for _, gap := range [][2]int{{84, 88}, {96, 128}, {129, 192}, {192 + 14, minHeadSize}} {

@@ -18,5 +18,8 @@ var (
 	ErrDamaged = errors.New("damaged image")
 )
 
+// ErrBase is returned where an image shares blocks with others, and what is at hand are not those.
+var ErrBase = errors.New("not the image that blocks are shared with")
+
 // ErrInput is returned when a writer is given parts that no image can hold.
 var ErrInput = errors.New("invalid part for an image")

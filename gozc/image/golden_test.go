@@ -90,7 +90,7 @@ func readGolden(t *testing.T, version int) {
 		return
 	}
 	again := make([]byte, head.HeadSize)
-	if err := EncodeHead(again, head.Segments, head.Blocks, head.Skeleton, head.Index, head.Sums); err != nil {
+	if err := EncodeHead(again, head.Parts); err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(again, image[:head.HeadSize]) {

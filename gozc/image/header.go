@@ -20,6 +20,7 @@ const (
 	alignment   = 64
 	rowSize     = 16 // of both tables
 	sumSize     = 8
+	baseSize    = 24
 
 	nativeOrder  = 0x01020304
 	foreignOrder = 0x04030201
@@ -43,55 +44,76 @@ const (
 	atIndexSize      = 72
 	atChecksum       = 80
 	atReserved       = 84
-	atSumsOffset     = 88 // from version 2 on
+	atSumsOffset     = 88 // this and what follows from version 2 on
 	atSumsCount      = 96
-	atReservedAgain  = 104
+	atAboutOffset    = 104
+	atAboutSize      = 112
+	atBaseCount      = 120
 )
 
 var order = binary.LittleEndian
 
-// A Head is all of an image before its data. Skeleton and Index are parts of the bytes that it was read from.
+// Parts are what a head is made of.
+type Parts struct {
+	Segments []Range // from the start of the data
+	Blocks   []Range // from the start of the data, or shared: see Range.Base
+	Skeleton []byte
+	Index    []byte
+	Sums     []uint64 // XXH3 of the data, see Sums; none in version 1
+	About    []byte   // a JSON text; none in version 1
+	Bases    []Base   // in which shared blocks lie
+}
+
+// A Head is all of an image before its data. Skeleton, Index and About are parts of the bytes that it was read from.
 type Head struct {
+	Parts
 	Version   int
 	ImageSize int64
 	HeadSize  int64
 	Checksum  uint32
-	Segments  []Range // from the start of the data
-	Blocks    []Range // from the start of the data
-	Skeleton  []byte
-	Index     []byte
-	Sums      []uint64 // XXH3 of the data, see Sums; none in version 1
 }
 
-// HeadSize returns the length in bytes of the head of an image with so many segments and blocks, a skeleton and
-// an index of so many bytes, and so many checksums of its data.
-func HeadSize(segments, blocks int, skeleton, index, sums int64) (int64, error) {
-	if segments < 0 || blocks < 0 || skeleton < 0 || index < 0 || sums < 0 {
-		return 0, fmt.Errorf("%w: %d segments, %d blocks, a skeleton of %d and an index of %d bytes, %d checksums; none can be negative",
-			ErrInput, segments, blocks, skeleton, index, sums)
+// Counts are the sizes that the size of a head follows from: numbers of rows, and lengths in bytes.
+type Counts struct {
+	Segments, Blocks, Skeleton, Index, Sums, About, Bases int64
+}
+
+func (p *Parts) counts() Counts {
+	return Counts{
+		int64(len(p.Segments)), int64(len(p.Blocks)), int64(len(p.Skeleton)), int64(len(p.Index)),
+		int64(len(p.Sums)), int64(len(p.About)), int64(len(p.Bases)),
 	}
+}
+
+// HeadSize returns the length in bytes of a head.
+func HeadSize(counts Counts) (int64, error) {
 	// Each part is far below an int64's range, so that their sum fits.
 	const limit = math.MaxInt64 / 8
-	if int64(segments) > limit/rowSize || int64(blocks) > limit/rowSize || skeleton > limit || index > limit || sums > limit/rowSize {
-		return 0, fmt.Errorf("%w: %d segments, %d blocks, a skeleton of %d and an index of %d bytes and %d checksums are too much for a head",
-			ErrInput, segments, blocks, skeleton, index, sums)
+	for _, part := range [][2]int64{
+		{counts.Segments, rowSize}, {counts.Blocks, rowSize}, {counts.Skeleton, 1}, {counts.Index, 1},
+		{counts.Sums, sumSize}, {counts.About, 1}, {counts.Bases, baseSize},
+	} {
+		if part[0] < 0 || part[0] > limit/part[1] {
+			return 0, fmt.Errorf("%w: a head of %+v; none can be negative, or too much for a head", ErrInput, counts)
+		}
 	}
-	parts := place(int64(segments), int64(blocks), skeleton, index, sums)
-	return parts.end, nil
+	return place(counts).end, nil
 }
 
-// parts says where the parts of a head lie.
-type parts struct {
-	blocks, skeleton, index, sums, end int64
+// places says where the parts of a head lie.
+type places struct {
+	blocks, skeleton, index, sums, about, bases, end int64
 }
 
-func place(segments, blocks, skeleton, index, sums int64) parts {
-	var p parts
-	p.blocks = headerSize + rowSize*segments
-	p.skeleton = align(p.blocks + rowSize*blocks)
-	p.index = align(p.skeleton + skeleton)
-	p.sums = align(p.index + index)
-	p.end = max(align(p.sums+sumSize*sums), minHeadSize)
+func place(counts Counts) places {
+	var p places
+	p.blocks = headerSize + rowSize*counts.Segments
+	p.skeleton = align(p.blocks + rowSize*counts.Blocks)
+	p.index = align(p.skeleton + counts.Skeleton)
+	p.sums = align(p.index + counts.Index)
+	p.about = align(p.sums + sumSize*counts.Sums)
+	p.bases = align(p.about + counts.About)
+	p.end = max(align(p.bases+baseSize*counts.Bases), minHeadSize)
 	return p
 }
 

@@ -13,6 +13,7 @@ type Tensor struct {
 	Stride     []int64 // in elements
 	Segment    int64   // -1 for a tensor over an empty storage
 	Offset     int64   // byte of the segment at which the first element lies
+	Base       int64   // the base whose segment it is; -1 for the image's own
 	Persistent bool    // whether state_dict has it
 
 	// Length in bytes from the first element to the end of the last one. It follows from the rest and is not in
@@ -20,22 +21,33 @@ type Tensor struct {
 	Length int64
 }
 
-// DecodeIndex reads the index of a head that Check returned, and checks every tensor in it against the segments.
-func DecodeIndex(head Head) ([]Tensor, error) {
+// DecodeIndex reads the index of a head that Check returned, and checks every tensor in it against the segments. Those
+// that lie in a base are checked against its segments if the heads of the bases are given.
+func DecodeIndex(head Head, bases []Head) ([]Tensor, error) {
 	tensors, err := parseIndex(head.Index)
 	if err != nil {
 		return nil, fmt.Errorf("%w: index: %w", ErrDamaged, err)
 	}
 	for i := range tensors {
-		if err := tensors[i].check(head.Segments); err != nil {
+		segments, count := head.Segments, int64(len(head.Bases))
+		base := tensors[i].Base
+		if base < -1 || base >= count {
+			return nil, fmt.Errorf("%w: index: tensor %d (%q): base is %d, expected 0 to %d", ErrDamaged, i, tensors[i].Name, base, count-1)
+		}
+		if base >= 0 && bases != nil {
+			segments = bases[base].Segments
+		} else if base >= 0 {
+			segments = nil
+		}
+		if err := tensors[i].check(segments, base >= 0 && bases == nil); err != nil {
 			return nil, fmt.Errorf("%w: index: tensor %d (%q): %w", ErrDamaged, i, tensors[i].Name, err)
 		}
 	}
 	return tensors, nil
 }
 
-// check checks what is in the JSON against the segments, and sets Length.
-func (t *Tensor) check(segments []Range) error {
+// check checks what is in the JSON against the segments, unless they are unknown, and sets Length.
+func (t *Tensor) check(segments []Range, unknown bool) error {
 	size, known := elementSizes[t.Dtype]
 	if !known {
 		return fmt.Errorf("dtype is %q, expected one of torch's", t.Dtype)
@@ -46,6 +58,10 @@ func (t *Tensor) check(segments []Range) error {
 	length, err := extent(t.Shape, t.Stride, size)
 	if err != nil {
 		return err
+	}
+	if unknown && t.Segment >= 0 && t.Offset >= 0 && length <= math.MaxInt64-t.Offset {
+		t.Length = length
+		return nil
 	}
 	if t.Segment < -1 || t.Segment >= int64(len(segments)) {
 		return fmt.Errorf("segment is %d, expected -1 to %d", t.Segment, len(segments)-1)

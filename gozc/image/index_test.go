@@ -59,7 +59,7 @@ func TestIndexChecksEveryTensor(t *testing.T) {
 		{"dtype with prefix", tensor("torch.float32", "[1]", "[1]", "0", "0"), false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			_, err := DecodeIndex(Head{Segments: segments, Index: []byte(test.index)})
+			_, err := DecodeIndex(Head{Parts: Parts{Segments: segments, Index: []byte(test.index)}}, nil)
 			if test.sound && err != nil || !test.sound && !errors.Is(err, ErrDamaged) {
 				t.Fatal(err)
 			}
@@ -108,7 +108,7 @@ func TestIndexIsStrictJSON(t *testing.T) {
 		"deep in a shape":    `{"tensors":[{"shape":` + strings.Repeat("[", 1<<20),
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := DecodeIndex(Head{Segments: []Range{{0, 100}}, Index: []byte(index)})
+			_, err := DecodeIndex(Head{Parts: Parts{Segments: []Range{{0, 100}}, Index: []byte(index)}}, nil)
 			if !errors.Is(err, ErrDamaged) {
 				t.Fatal(err)
 			}
@@ -118,7 +118,7 @@ func TestIndexIsStrictJSON(t *testing.T) {
 
 func TestNamesKeepTheirCharacters(t *testing.T) {
 	index := `{"tensors":[` + entry(`"\u00fc/a \"b\"\u0000ü"`, `"bool"`, "[]", "[]", "0", "7", "false") + `]}`
-	tensors, err := DecodeIndex(Head{Segments: []Range{{0, 100}}, Index: []byte(index)})
+	tensors, err := DecodeIndex(Head{Parts: Parts{Segments: []Range{{0, 100}}, Index: []byte(index)}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func FuzzIndex(f *testing.F) {
 	f.Add(`{"tensors":[]}`)
 	f.Add(tensor("int8", "[0,9223372036854775807]", "[1,0]", "-1", "0"))
 	f.Fuzz(func(t *testing.T, index string) {
-		tensors, err := DecodeIndex(Head{Segments: sampleSegments, Index: []byte(index)})
+		tensors, err := DecodeIndex(Head{Parts: Parts{Segments: sampleSegments, Index: []byte(index)}}, nil)
 		if err != nil {
 			if !errors.Is(err, ErrDamaged) {
 				t.Fatal(err)
@@ -154,10 +154,10 @@ func FuzzIndex(f *testing.F) {
 func BenchmarkIndexOf200Tensors(b *testing.B) {
 	one := entry(`"encoder.layer.0.attention.self.query.weight"`, `"float32"`, "[5,5]", "[5,1]", "0", "0", "true")
 	index := []byte(`{"tensors":[` + strings.Repeat(one+",", 199) + one + `]}`)
-	head := Head{Segments: []Range{{0, 100}}, Index: index}
+	head := Head{Parts: Parts{Segments: []Range{{0, 100}}, Index: index}}
 	b.SetBytes(int64(len(index)))
 	for b.Loop() {
-		if _, err := DecodeIndex(head); err != nil {
+		if _, err := DecodeIndex(head, nil); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -55,7 +55,7 @@ func (r indexReader) index() ([]Tensor, error) {
 }
 
 func (r indexReader) tensor() (Tensor, error) {
-	var t Tensor
+	t := Tensor{Base: -1}
 	if err := r.Expect(json.Delim('{')); err != nil {
 		return t, err
 	}
@@ -82,10 +82,15 @@ func (r indexReader) tensor() (Tensor, error) {
 			t.Segment, err = r.Integer()
 		case "offset":
 			t.Offset, err = r.Integer()
+		case "base":
+			t.Base, err = r.Integer()
+			if err == nil && t.Base < 0 {
+				err = fmt.Errorf("found %d, expected none or a number from 0 on", t.Base)
+			}
 		case "persistent":
 			t.Persistent, err = tokens.Next[bool](r.Reader)
 		default:
-			err = fmt.Errorf("expected one of %v", keys)
+			err = fmt.Errorf("expected one of %v, or base", keys)
 		}
 		if err != nil {
 			return t, fmt.Errorf("key %q: %w", key, err)

@@ -4,21 +4,34 @@ package image
 type Reader struct {
 	head    Head
 	data    []byte
+	bases   [][]byte // their data
+	heads   []Head   // of the bases
 	tensors []Tensor
 	byName  map[string]int
 }
 
-// Open checks a whole image, head and data. The reader and what it hands out are views of its bytes.
-func Open(image []byte) (*Reader, error) {
+// Open checks a whole image, head and data, and the images that it shares blocks with, in the order of its head. The
+// reader and what it hands out are views of their bytes.
+func Open(image []byte, bases ...[]byte) (*Reader, error) {
 	head, err := Check(image, int64(len(image)))
 	if err != nil {
 		return nil, err
 	}
-	tensors, err := DecodeIndex(head)
+	heads, err := Attach(head, bases)
 	if err != nil {
 		return nil, err
 	}
-	r := &Reader{head, image[head.HeadSize:head.ImageSize], tensors, make(map[string]int, len(tensors))}
+	tensors, err := DecodeIndex(head, heads)
+	if err != nil {
+		return nil, err
+	}
+	r := &Reader{
+		head: head, data: image[head.HeadSize:head.ImageSize], heads: heads,
+		tensors: tensors, byName: make(map[string]int, len(tensors)),
+	}
+	for i, base := range bases {
+		r.bases = append(r.bases, base[heads[i].HeadSize:heads[i].ImageSize])
+	}
 	for i := len(tensors) - 1; i >= 0; i-- { // backwards, so that the first of a name counts
 		r.byName[tensors[i].Name] = i
 	}
@@ -43,7 +56,11 @@ func (r *Reader) Tensor(name string) (tensor Tensor, bytes []byte, ok bool) {
 	if tensor.Length == 0 {
 		return tensor, nil, true
 	}
-	start := r.head.Segments[tensor.Segment].Offset + tensor.Offset
+	segments, data := r.head.Segments, r.data
+	if tensor.Base >= 0 {
+		segments, data = r.heads[tensor.Base].Segments, r.bases[tensor.Base]
+	}
+	start := segments[tensor.Segment].Offset + tensor.Offset
 	end := start + tensor.Length
-	return tensor, r.data[start:end:end], true
+	return tensor, data[start:end:end], true
 }

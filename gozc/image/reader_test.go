@@ -33,7 +33,7 @@ func TestReaderFindsTensorsByName(t *testing.T) {
 
 func TestFirstOfANameCounts(t *testing.T) {
 	one, two := entry(`"a"`, `"int8"`, "[1]", "[1]", "0", "1", "true"), entry(`"a"`, `"int8"`, "[1]", "[1]", "0", "2", "true")
-	head := encode(t, []Range{{0, 64}}, nil, nil, []byte(`{"tensors":[`+one+","+two+`]}`), nil)
+	head := encode(t, Parts{Segments: []Range{{0, 64}}, Index: []byte(`{"tensors":[` + one + "," + two + `]}`)})
 	r, err := Open(append(head, make([]byte, 64)...))
 	if err != nil {
 		t.Fatal(err)

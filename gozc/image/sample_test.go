@@ -10,6 +10,7 @@ var (
 	sampleSegments = []Range{{0, 4000}, {4032, 2048}}
 	sampleBlocks   = []Range{{0, 4000}, {4032, 12}, {100, 8}, {0, 0}}
 	sampleSkeleton = []byte("\x04\x00\x00\x00the pickle")
+	sampleAbout    = []byte(`{"class":"Sample"}`)
 	sampleIndex    = []byte(`{"tensors":[` +
 		`{"name":"weight","dtype":"float32","shape":[10,100],"stride":[100,1],"segment":0,"offset":0,"persistent":true},` +
 		`{"name":"bias","dtype":"int32","shape":[3],"stride":[1],"segment":1,"offset":0,"persistent":false},` +
@@ -27,17 +28,20 @@ func sampleImage(tb testing.TB) []byte {
 	for _, block := range sampleBlocks {
 		blocks = append(blocks, data[block.Offset:][:block.Length])
 	}
-	return append(encode(tb, sampleSegments, sampleBlocks, sampleSkeleton, sampleIndex, Sums(blocks)), data...)
+	return append(encode(tb, Parts{
+		Segments: sampleSegments, Blocks: sampleBlocks, Skeleton: sampleSkeleton, Index: sampleIndex, Sums: Sums(blocks),
+		About: sampleAbout,
+	}), data...)
 }
 
-func encode(tb testing.TB, segments, blocks []Range, skeleton, index []byte, sums []uint64) []byte {
+func encode(tb testing.TB, parts Parts) []byte {
 	tb.Helper()
-	size, err := HeadSize(len(segments), len(blocks), int64(len(skeleton)), int64(len(index)), int64(len(sums)))
+	size, err := HeadSize(parts.counts())
 	if err != nil {
 		tb.Fatal(err)
 	}
 	head := make([]byte, size)
-	if err := EncodeHead(head, segments, blocks, skeleton, index, sums); err != nil {
+	if err := EncodeHead(head, parts); err != nil {
 		tb.Fatal(err)
 	}
 	return head

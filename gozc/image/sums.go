@@ -58,9 +58,9 @@ func Sums(blocks [][]byte) []uint64 {
 	return sums
 }
 
-// Verify checks a whole image, head and data, and returns the row of the first block whose bytes are not those that
-// were written, or -1.
-func Verify(image []byte) (int, error) {
+// Verify checks a whole image, head and data, and what it shares with its bases. It returns the row of the first block
+// whose bytes are not those that were written, or -1.
+func Verify(image []byte, bases ...[]byte) (int, error) {
 	head, err := Check(image, int64(len(image)))
 	if err != nil {
 		return 0, err
@@ -68,10 +68,18 @@ func Verify(image []byte) (int, error) {
 	if head.Version == 1 {
 		return 0, ErrNoSums
 	}
-	data := image[head.HeadSize:head.ImageSize]
+	heads, err := Attach(head, bases)
+	if err != nil {
+		return 0, err
+	}
 	blocks := make([][]byte, len(head.Blocks))
 	for i, block := range head.Blocks {
-		blocks[i] = data[block.Offset:][:block.Length]
+		number, offset := block.Base()
+		if number < 0 {
+			blocks[i] = image[head.HeadSize:][offset:][:block.Length]
+		} else {
+			blocks[i] = bases[number][heads[number].HeadSize:][offset:][:block.Length]
+		}
 	}
 	sums := Sums(blocks)
 	at := 0

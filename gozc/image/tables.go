@@ -8,8 +8,29 @@ import (
 
 // A Range is a row of the segment or the block table.
 type Range struct {
-	Offset int64 // from the start of the data
+	Offset int64 // from the start of the data; negative for a shared block: see Base
 	Length int64
+}
+
+// The offset of a shared block has the sign, 15 bits for the number of the base, and 48 for the offset in its data.
+const (
+	baseShift = 48
+	maxBases  = 1 << (63 - baseShift)
+)
+
+// Base returns the number of the base in which a shared block lies, and its offset from the start of the base's data;
+// -1 and the offset for one that is the image's own.
+func (r Range) Base() (number int, offset int64) {
+	if r.Offset >= 0 {
+		return -1, r.Offset
+	}
+	bits := uint64(r.Offset) &^ (1 << 63)
+	return int(bits >> baseShift), int64(bits & (1<<baseShift - 1))
+}
+
+// inBase returns the offset of a block that lies in a base.
+func inBase(number int, offset int64) int64 {
+	return int64(1<<63 | uint64(number)<<baseShift | uint64(offset))
 }
 
 // readTable decodes a table; bytes is a whole number of rows.
@@ -65,13 +86,23 @@ func dataSize(segments []Range) (int64, error) {
 	return end, nil
 }
 
-// checkBlocks checks that every block lies in a segment; the segments have been checked.
-func checkBlocks(blocks, segments []Range) error {
+// checkBlocks checks that every block lies in a segment, or in a base; the segments have been checked.
+func checkBlocks(blocks, segments []Range, bases []Base) error {
 	for i, block := range blocks {
 		if block.Length == 0 && block.Offset == 0 {
 			continue
 		}
-		if block.Length < 1 || block.Offset < 0 {
+		if number, offset := block.Base(); number >= 0 {
+			if number >= len(bases) {
+				return fmt.Errorf("block %d lies in base %d, expected one of %d", i, number, len(bases))
+			}
+			if size := bases[number].ImageSize; block.Length < 1 || block.Length > size-offset {
+				return fmt.Errorf("block %d has offset %d and length %d in base %d, expected it inside of its %d bytes",
+					i, offset, block.Length, number, size)
+			}
+			continue
+		}
+		if block.Length < 1 {
 			return fmt.Errorf("block %d has offset %d and length %d, expected a positive length or both 0",
 				i, block.Offset, block.Length)
 		}

@@ -47,7 +47,7 @@ type Layout struct {
 
 // Plan places the blocks. Segments, and runs in the packed segment, are in order of first appearance.
 func Plan(blocks []Block) (Layout, error) {
-	runs, err := findRuns(blocks)
+	runs, err := Runs(blocks)
 	if err != nil {
 		return Layout{}, err
 	}
@@ -55,28 +55,28 @@ func Plan(blocks []Block) (Layout, error) {
 	var end int64 // of the data so far
 	for i := range runs {
 		run := &runs[i]
-		if run.length < Coalesce {
+		if run.Length < Coalesce {
 			continue
 		}
-		if run.offset, err = place(end, run.length); err != nil {
+		if run.offset, err = place(end, run.Length); err != nil {
 			return Layout{}, err
 		}
-		plan.Segments = append(plan.Segments, Segment{run.address, run.offset, run.length})
-		end = run.offset + run.length
+		plan.Segments = append(plan.Segments, Segment{run.Address, run.offset, run.Length})
+		end = run.offset + run.Length
 	}
 	packed := int64(-1)
 	for i := range runs {
 		run := &runs[i]
-		if run.length >= Coalesce {
+		if run.Length >= Coalesce {
 			continue
 		}
-		if run.offset, err = place(end, run.length); err != nil {
+		if run.offset, err = place(end, run.Length); err != nil {
 			return Layout{}, err
 		}
 		if packed < 0 {
 			packed = run.offset
 		}
-		end = run.offset + run.length
+		end = run.offset + run.Length
 	}
 	if packed >= 0 {
 		if packed > math.MaxInt64-MinPacked {
@@ -85,8 +85,8 @@ func Plan(blocks []Block) (Layout, error) {
 		plan.Segments = append(plan.Segments, Segment{0, packed, max(end-packed, MinPacked)})
 	}
 	for _, run := range runs {
-		for _, row := range run.blocks {
-			plan.Offsets[row] = run.offset + blocks[row].Address - run.address
+		for _, row := range run.Blocks {
+			plan.Offsets[row] = run.offset + blocks[row].Address - run.Address
 		}
 	}
 	return plan, nil

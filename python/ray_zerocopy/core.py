@@ -27,6 +27,7 @@ import numpy.typing as npt
 from . import errors
 
 Bytes = npt.NDArray[np.uint8]
+Rows = npt.NDArray[np.int64]  # of as many columns as are said
 
 ALIGNMENT = 64  # of what is stored, in bytes
 
@@ -53,6 +54,7 @@ _ERRORS: dict[str, Callable[[str], Exception]] = {
     "foreign": errors.ForeignImageError,
     "version": errors.ImageVersionError,
     "damaged": errors.DamagedImageError,
+    "base": errors.BaseImageError,
     "private": NotShared,
     "unsupported": Unsupported,
     "scarce": Scarce,
@@ -159,62 +161,107 @@ def pack(blocks: int, count: int, offsets: int, segment_offset: int, destination
     _call("Pack", blocks, count, offsets, segment_offset, destination, length)
 
 
-def head_size(segments: int, blocks: int, block_count: int, skeleton: int, index: int) -> int:
-    """Bytes of the head of an image with so many segments, ``block_count`` blocks (rows as in `plan`, at the address
-    ``blocks``), and skeleton and index of so many bytes."""
-    return int(_call("HeadSize", segments, blocks, block_count, skeleton, index))
+def sums(blocks: Rows) -> Rows:
+    """Read blocks of memory, on all processors, for their checksums: one for each 16 MiB that a block begins.
+
+    Args:
+        blocks: rows of address and length.
+    """
+    count = int(_call("CountSums", address(blocks), len(blocks)))
+    found = np.zeros(count, np.int64)
+    _call("Sums", address(blocks), len(blocks), address(found), count)
+    return found
+
+
+def share(blocks: Rows, sums: Rows, bases: Rows) -> Rows:
+    """Find the blocks whose bytes lie in other images already.
+
+    Args:
+        blocks: rows of address and length.
+        sums: what `sums` gives for them.
+        bases: rows of address and length, one for each whole image.
+
+    Returns:
+        For each block a negative number, which says where in which base it lies (the offset in the block table), or 0.
+
+    Raises:
+        ImageVersionError: a base of version 1, which has no checksums.
+    """
+    offsets = np.zeros(len(blocks), np.int64)
+    _call(
+        "Share",
+        address(blocks),
+        len(blocks),
+        address(sums),
+        len(sums),
+        address(bases),
+        len(bases),
+        address(offsets),
+    )
+    return offsets
 
 
 def encode_head(
-    destination: int,
-    size: int,
-    segments: int,
-    segment_count: int,
-    blocks: int,
-    offsets: int,
-    block_count: int,
-    skeleton: int,
-    skeleton_size: int,
-    index: str,
-) -> None:
-    """Write the head of an image into ``size`` bytes (of `head_size`) at ``destination``.
+    segments: Rows, blocks: Rows, offsets: Rows, skeleton: Bytes, sums: Rows, bases: Rows, index: str, about: str
+) -> Bytes:
+    """The head of an image.
 
-    Reads the blocks once, on all processors, for their checksums.
+    Args:
+        segments: what `plan` has written.
+        blocks: rows of address and length.
+        offsets: of the blocks, from `plan` and `share`.
+        skeleton: the bytes of the skeleton.
+        sums: what `sums` gives for the blocks.
+        bases: the images that blocks are shared with, as for `share`.
+        index, about: JSON texts in ASCII.
     """
+    counts = len(segments), len(blocks), skeleton.nbytes, len(index), len(sums), len(about), len(bases)
+    head = np.zeros(int(_call("HeadSize", *counts)), np.uint8)
     _call(
         "EncodeHead",
-        destination,
-        size,
-        segments,
-        segment_count,
-        blocks,
-        offsets,
-        block_count,
-        skeleton,
-        skeleton_size,
+        address(head),
+        head.nbytes,
+        address(segments),
+        len(segments),
+        address(blocks),
+        address(offsets),
+        len(blocks),
+        address(skeleton),
+        skeleton.nbytes,
+        address(sums),
+        len(sums),
+        address(bases),
+        len(bases),
         index,
+        about,
     )
+    return head
 
 
-def check_head(head: int, length: int, image_size: int) -> int:
+def check_head(head: int, length: int, image_size: int, bases: Rows | None = None) -> int:
     """Validate the head of an image.
 
     Args:
         head: address of the head.
         length: bytes that may be read there.
         image_size: bytes of the whole image at hand, data included.
+        bases: the images that it shares blocks with, as for `share`, in the order of its head; None: they are not at
+            hand, and not to be checked.
 
     Returns:
         The number of blocks.
 
     Raises:
         ForeignImageError, ImageVersionError, DamagedImageError: the bytes are not a sound image.
+        BaseImageError: ``bases`` are others than those of the image.
     """
-    return int(_call("CheckHead", head, length, image_size))
+    at, count = (0, -1) if bases is None else (address(bases), len(bases))
+    return int(_call("CheckHead", head, length, image_size, at, count))
 
 
-def verify(address: int, length: int) -> int:
-    """Compare the data of an image, ``length`` bytes at ``address``, with the checksums in its head.
+def verify(memory: int, length: int, bases: Rows) -> int:
+    """Compare the data of an image, ``length`` bytes at ``memory``, and what it shares with its bases (as for
+    `check_head`), with the checksums in its head.
 
     Returns:
         The row of the first block whose bytes are not those that were written; -1 if all are.
@@ -223,12 +270,21 @@ def verify(address: int, length: int) -> int:
         ImageVersionError: an image of version 1, which has no checksums of its data.
         others as `check_head`.
     """
-    return int(_call("Verify", address, length))
+    return int(_call("Verify", memory, length, address(bases), len(bases)))
 
 
 def index(head: int, length: int) -> str:
     """The index of named tensors, as validated JSON."""
     return str(_call("Index", head, length))
+
+
+def fingerprint(head: int, length: int) -> str:
+    """What tells an image from all others, 32 hexadecimal digits: a hash of its head, with the checksums of its data.
+
+    Raises:
+        ForeignImageError, ImageVersionError, DamagedImageError: these bytes do not begin with the head of one.
+    """
+    return str(_call("Fingerprint", head, length))
 
 
 def safetensors(head: int, length: int, file_size: int) -> str:

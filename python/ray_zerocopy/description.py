@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import pickle
+import platform
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from . import errors, image
+import torch
+
+from . import __version__, errors, image
+from .core import Bytes
 from .graph import pipeline, private
 from .graph.private import PrivateBytes
 from .stores.records import About
@@ -39,6 +43,49 @@ class Description:
     single: int | None = None
     private: PrivateBytes = NOTHING
 
+    def as_json(self) -> dict[str, Any]:
+        """For the image itself, which says what it is wherever it is found (docs/format.md)."""
+        interface = self.interface
+        return {
+            "class": self.class_name,
+            "models": {name: methods and sorted(methods) for name, methods in self.models.items()},
+            "standalone": self.standalone,
+            "mode": self.mode,
+            "single": self.single,
+            "private": {"bytes": int(self.private), "paths": self.private.paths},
+            "interface": {
+                "methods": interface.methods,
+                "generators": interface.generators,
+                "attributes": interface.attributes,
+                "signatures": interface.signatures,
+            },
+            "made_with": {"ray_zerocopy": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        }
+
+    @classmethod
+    def of_json(cls, about: dict[str, Any]) -> Description:
+        """What `as_json` gave; of an image from before there was such a thing, nothing but what can be called.
+
+        Raises:
+            DamagedImageError: it is something else.
+        """
+        if "class" not in about:
+            return cls("model", standin.Interface("model", (calls.CALL,), ()), {}, False, "actor")
+        try:
+            held, offered = about["private"], about["interface"]
+            methods, generators, attributes = (tuple(offered[key]) for key in ("methods", "generators", "attributes"))
+            return cls(
+                str(about["class"]),
+                standin.Interface(str(about["class"]), methods, generators, attributes, dict(offered["signatures"])),
+                {str(name): None if methods is None else set(methods) for name, methods in about["models"].items()},
+                bool(about["standalone"]),
+                "task" if about["mode"] == "task" else "actor",
+                None if about["single"] is None else int(about["single"]),
+                PrivateBytes(held["bytes"], held["paths"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as cause:
+            raise errors.DamagedImageError(f"what the image says of itself does not make sense: {cause!r}") from cause
+
 
 def taken_apart(
     model_or_pipeline: Any,
@@ -46,8 +93,13 @@ def taken_apart(
     model_attr_names: Sequence[str] | None,
     method_names: Sequence[str] | None,
     single: bool = True,
+    bases: Sequence[Bytes] = (),
 ) -> tuple[image.Image, Description]:
-    """The image of a model or pipeline, whose models can be loaded by themselves, too, and what is to be said of it."""
+    """The image of a model or pipeline, whose models can be loaded by themselves, too, and what is to be said of it.
+
+    Args:
+        bases: as in `image.build`.
+    """
     if pipeline.is_state_dict(model_or_pipeline):
         raise TypeError(
             "this is a state_dict, which holds no model: model.load_state_dict(state_dict), and wrap the model. To "
@@ -57,8 +109,25 @@ def taken_apart(
     models = pipeline.models(model_or_pipeline, model_attr_names, private=mode == "task")
     _require_methods([model_or_pipeline, *models.values()], method_names or ())
     parts = list(models.values()) if single and len(models) > 1 else []  # of one alone the rest is not worth sparing
+    chosen = method_names or (calls.CALL,)
+    named_methods = {
+        name: {method for method in chosen if hasattr(model, method)} if mode == "task" else None
+        for name, model in models.items()
+    }
+    interface = standin.interface(model_or_pipeline, method_names or ())
+
+    def described(blocks: int, held: PrivateBytes) -> Description:
+        single = blocks if parts else None
+        name = type(model_or_pipeline).__qualname__
+        return Description(name, interface, named_methods, standalone, mode, single, held)
+
     built = image.build(
-        model_or_pipeline, "model" if standalone else "pipeline", pipeline.named_tensors(model_or_pipeline), parts
+        model_or_pipeline,
+        "model" if standalone else "pipeline",
+        pipeline.named_tensors(model_or_pipeline),
+        parts,
+        lambda blocks, held: described(blocks, held).as_json(),
+        bases,
     )
     if not (built.blocks or models or built.carried) and next(pipeline.named_models(model_or_pipeline), None) is None:
         raise TypeError(_nothing_in(model_or_pipeline))
@@ -71,20 +140,7 @@ def taken_apart(
             errors.PrivateMemoryWarning,
             stacklevel=3,
         )
-    chosen = method_names or (calls.CALL,)
-    description = Description(
-        type(model_or_pipeline).__qualname__,
-        standin.interface(model_or_pipeline, method_names or ()),
-        {
-            name: {method for method in chosen if hasattr(model, method)} if mode == "task" else None
-            for name, model in models.items()
-        },
-        standalone,
-        mode,
-        built.blocks if parts else None,
-        built.private,
-    )
-    return built, description
+    return built, described(built.blocks, built.private)
 
 
 def _size(number: int) -> str:

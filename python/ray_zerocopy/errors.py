@@ -199,7 +199,7 @@ class ClassNotFoundError(RayZeroCopyError, ImportError):
 
 
 class ImageError(RayZeroCopyError, ValueError):
-    """Bytes that are not a sound image of a model. Base class of the three below."""
+    """Bytes that are not a sound image of a model. Base class of the four below."""
 
 
 class ForeignImageError(ImageError):
@@ -212,6 +212,14 @@ class ImageVersionError(ImageError):
 
 class DamagedImageError(ImageError):
     """An image whose bytes do not check out; the message says which part."""
+
+
+class BaseImageError(ImageError):
+    """An image that shares weights with another one (``share_with=``), and that other one is not to be had here."""
+
+
+class CarriedObjectError(RayZeroCopyError, ValueError):
+    """A model or pipeline holds object references or actor handles of Ray's, which no file can hold."""
 
 
 class IsolationError(RayZeroCopyError, RuntimeError):
@@ -313,7 +321,7 @@ class FileError(RayZeroCopyError, OSError):
     def __str__(self) -> str:
         return str(self.args[1])
 
-    def __reduce__(self) -> tuple[type, tuple[str, str, int | None]]:  # type: ignore[override]
+    def __reduce__(self) -> tuple[type, tuple[str, str, int | None]]:
         return type(self), self._arguments
 
 

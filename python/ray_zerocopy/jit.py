@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
@@ -25,6 +26,7 @@ class NamingArguments(TypedDict, total=False):
     namespace: str | None
     get_if_exists: bool
     replace: bool
+    share_with: ModelWrapper[Any] | Sequence[ModelWrapper[Any]]
 
 
 class JITModelWrapper(ModelWrapper[T]):
@@ -47,7 +49,9 @@ class JITModelWrapper(ModelWrapper[T]):
         ) -> JITModelWrapper[M]: ...
 
         @classmethod
-        def from_factory(cls, make_model: Callable[..., M], *args: Any, **options: Any) -> JITModelWrapper[M]: ...
+        def from_factory(
+            cls, make_model: Callable[..., M] | str | os.PathLike[str], *args: Any, **options: Any
+        ) -> JITModelWrapper[M]: ...
 
     @classmethod
     def _require_kind(cls, model_or_pipeline: Any) -> None:

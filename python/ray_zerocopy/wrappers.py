@@ -7,6 +7,7 @@ import asyncio
 import difflib
 import functools
 import logging
+import os
 import pickle
 import time
 import warnings
@@ -15,13 +16,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Mapping, NoReturn, Protocol, TypeVar, cast, overload
 
 import ray
+import torch
 
-from . import core, errors, traces
+from . import core, errors, filing, traces
 from .arrival import Arrival
+from .core import Bytes
 from .description import NOTHING, Description, Mode, about_of, taken_apart
-from .graph import pipeline
+from .graph import filling, pipeline
 from .graph.private import PrivateBytes
-from .stores import connection, loading, named, objects
+from .stores import checkpoints, connection, files, loading, named, objects
+from .stores.files import File
+from .stores.loading import Place
 from .stores.named import Lifetime, Name
 from .stores.objects import Reference
 from .stores.records import About
@@ -36,6 +41,7 @@ _SHOWN = 5  # models in a repr
 T = TypeVar("T")
 M = TypeVar("M")  # of a class method: pyright does not infer the class's own there
 W = TypeVar("W", bound="ModelWrapper[Any]")
+Module = TypeVar("Module", bound=torch.nn.Module)
 
 # of each model the image (a reference, or a name), in task mode with the names of its methods that were asked for
 ModelInfo = Mapping[str, "Any | tuple[Any, set[str]]"]
@@ -46,7 +52,7 @@ class Outline:
     """What a wrapper itself knows of what it wraps; everything else is in the image.
 
     Attributes:
-        image: the image in the object store, by reference or by name.
+        image: the image: in the object store, by reference or by name, or in a file.
         class_name: name of the wrapped object's class.
         nbytes: length of the image in bytes.
         interface: in task mode, the wrapped object's methods.
@@ -56,7 +62,7 @@ class Outline:
         lease: in the process that wrapped the object, in task mode, where the image has no name.
     """
 
-    image: Reference | Name
+    image: Place
     class_name: str
     nbytes: int
     interface: standin.Interface | None = None
@@ -105,7 +111,7 @@ class _Class(type):
 
         def __getattr__(cls, name: str) -> Any:
             hint = ""
-            if name.startswith(("from_", "load", "open")):
+            if name.startswith(("from_", "load")):
                 hint = (
                     "; it wraps what is loaded already: make the model, by AutoModel.from_pretrained(...) or "
                     f"torch.load(...), and then {cls.__name__}.from_model(model)"
@@ -169,6 +175,7 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         namespace: str | None = None,
         get_if_exists: bool = False,
         replace: bool = False,
+        share_with: ModelWrapper[Any] | Sequence[ModelWrapper[Any]] = (),
     ) -> ModelWrapper[M]:
         """Put a model or pipeline into the object store.
 
@@ -189,14 +196,17 @@ class ModelWrapper(Generic[T], metaclass=_Class):
                 was initialized with.
             get_if_exists: if the name is in use, give the model that has it and put none.
             replace: if the name is in use, publish the next version of it; see `latest`.
+            share_with: a wrapper of a model in the store, or several, such as the base that this one was fine-tuned
+                from. Weights whose bytes one of them has are not stored again (whole storages, found by their
+                checksums and compared byte by byte); they stay as long as this model.
 
         Returns:
             The wrapper. The model itself is not changed and no longer needed.
 
         Raises:
             ValueError: an unknown mode or lifetime, a name in ``model_attr_names`` that is no attribute
-                (`NotAModelError`), one in ``method_names`` that is no method (`NotAMethodError`), or a name that is in
-                use (`NameTakenError`).
+                (`NotAModelError`), one in ``method_names`` that is no method (`NotAMethodError`), a name that is in
+                use (`NameTakenError`), or a model in ``share_with`` that is in a file, or ends before this one.
             RayNotInitializedError: there is no connection to Ray, and ``RAY_ENABLE_AUTO_CONNECT=0`` forbids to start
                 one, as Ray's own calls would.
             ForkedProcessError: in a process that was forked from one that uses Ray.
@@ -216,8 +226,9 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         start = time.perf_counter()
         # stand-ins load no single models, and who gets a named one may want them
         single = mode == "actor" or name is not None
-        built, description = taken_apart(model_or_pipeline, mode, model_attr_names, method_names, single)
-        parts = built.parts, built.carried, built.size
+        bases, references = filing.stored_bases(_places(share_with), lifetime is not None)
+        built, description = taken_apart(model_or_pipeline, mode, model_attr_names, method_names, single, bases)
+        parts = built.parts, [*built.carried, *(references[number] for number in built.bases)], built.size
         if lifetime is None:
             _warn_of_short_life()
         if name is None:
@@ -228,7 +239,10 @@ class ModelWrapper(Generic[T], metaclass=_Class):
             wrapper._document(type(model_or_pipeline))
             milliseconds = 1e3 * (time.perf_counter() - start)
             where = wrapper._skeleton.image
-            _log.info(f"put a {description.class_name}, now {where}: {built.size:,} bytes in {milliseconds:.1f} ms")
+            shared = f" beside {built.shared:,} shared ones" if share_with else ""
+            _log.info(
+                f"put a {description.class_name}, now {where}: {built.size:,} bytes{shared} in {milliseconds:.1f} ms"
+            )
         return wrapper
 
     @classmethod
@@ -242,6 +256,7 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         namespace: str | None = None,
         get_if_exists: bool = False,
         replace: bool = False,
+        share_with: ModelWrapper[Any] | Sequence[ModelWrapper[Any]] = (),
     ) -> M:
         """Put a model or pipeline into the object store, and call it in Ray tasks.
 
@@ -255,7 +270,8 @@ class ModelWrapper(Generic[T], metaclass=_Class):
             >>> results = list(wrapped.map(batches, progress=True))
 
         Args:
-            model_or_pipeline, method_names, name, lifetime, namespace, get_if_exists, replace: as in `from_model`.
+            model_or_pipeline, method_names, name, lifetime, namespace, get_if_exists, replace, share_with: as in
+                `from_model`.
 
         Returns:
             A `ray_zerocopy.tasks.standin.StandIn`, which says more about ``remote``, ``options`` and ``map``.
@@ -272,13 +288,14 @@ class ModelWrapper(Generic[T], metaclass=_Class):
             namespace=namespace,
             get_if_exists=get_if_exists,
             replace=replace,
+            share_with=share_with,
         )
         return wrapper.load()
 
     @classmethod
     def from_factory(
         cls,
-        make_model: Callable[..., M],
+        make_model: Callable[..., M] | str | os.PathLike[str],
         *args: Any,
         name: str | None = None,
         lifetime: Lifetime = None,
@@ -303,7 +320,7 @@ class ModelWrapper(Generic[T], metaclass=_Class):
 
         Args:
             make_model: gives the model or pipeline; called in a process of its own, with this process's ``sys.path``
-                and runtime environment.
+                and runtime environment. Or the path of a model file (see `save`), which is read where the task runs.
             *args: its arguments. Plain data or named wrappers, not Ray's references, which end with their owners.
             name, lifetime, namespace, get_if_exists, replace: as in `from_model`.
             mode, model_attr_names, method_names: as in `from_model`.
@@ -322,9 +339,14 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         existing = naming.existing()
         if existing is not None:
             return cls._of_name(*existing, mode)
-        making = functools.partial(
-            _made_in_task, cls, make_model, args, mode, tuple(model_attr_names or ()) or None, tuple(method_names or ())
-        )
+        making: Callable[..., Any]
+        if isinstance(make_model, (str, os.PathLike)):
+            if args or model_attr_names or method_names:
+                raise TypeError("what is read from a model file takes no arguments, model_attr_names or method_names")
+            making = functools.partial(filing.in_task, os.path.abspath(os.fspath(make_model)), None, mode)
+        else:
+            chosen = tuple(model_attr_names or ()) or None, tuple(method_names or ())
+            making = functools.partial(_made_in_task, cls, make_model, args, mode, *chosen)
         source = named.called(making, options)
         if lifetime is None:
             _warn_of_short_life()
@@ -353,6 +375,181 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         found = named.find(named.key(name, namespace), version)
         wrapper = cast("Self", cls._of_name(*found))
         return wrapper if mode is None else wrapper.in_mode(mode)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], mode: Mode | None = None) -> ModelWrapper[Any]:
+        """The wrapper of a model in a file that `save` has written, with Ray or without it.
+
+        `load` maps the file: all processes of a node that do share one copy of the weights, which is the system's page
+        cache, and a write stays in the process that writes. Nothing is unpickled here, and the weights are not read.
+        In another process or on another node, the wrapper needs the same file under the same path.
+
+        Example:
+            >>> model = ModelWrapper.open("/models/encoder.rzc").load()  # in each worker of gunicorn, say
+
+        Args:
+            path: of the file.
+            mode: None: the one in which it was wrapped.
+
+        Raises:
+            FileNotFoundError, PermissionError and other OSErrors: the file cannot be opened.
+            ForeignImageError: it is no model file.
+            DamagedImageError, ImageVersionError: it was cut short or changed, or is of a later version of the format.
+            BaseImageError: a file that it shares weights with is not to be had.
+        """
+        place = files.opened(path)
+        description = Description.of_json(place.about)
+        _require_mode(description.mode if mode is None else mode)
+        return cls._described(place, place.nbytes, description, mode or description.mode)
+
+    @classmethod
+    def to_file(
+        cls,
+        model_or_pipeline: M,
+        path: str | os.PathLike[str],
+        mode: Mode = "actor",
+        model_attr_names: Sequence[str] | None = None,
+        method_names: Sequence[str] | None = None,
+    ) -> ModelWrapper[M]:
+        """Write a model or pipeline into a file, without Ray, and `open` that. Arguments and errors as in `from_model`
+        and `save`."""
+        _require_mode(mode)
+        cls._require_kind(model_or_pipeline)
+        built, _ = taken_apart(model_or_pipeline, mode, model_attr_names, method_names)
+        filing.require_nothing_carried(f"this {type(model_or_pipeline).__qualname__}", built.carried)
+        filing.write(path, built.parts)
+        return cls.open(path)
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        share_with: ModelWrapper[Any] | Sequence[ModelWrapper[Any]] = (),
+        timeout: float | None = None,
+    ) -> None:
+        """Write the model into one file, which `open` opens: today, tomorrow, in another cluster or in none.
+
+        The file appears as a whole or not at all, also if this process is killed. One that was there before is
+        replaced, and who has it loaded keeps it. It has checksums of all that is in it (see `verify`).
+
+        Args:
+            path: of the file; ``.rzc`` is a usual ending.
+            share_with: wrappers of model files (see `open`): what they have is not written again. The file names them
+                by their paths from its own folder, and cannot be opened without them.
+            timeout: as in `load`.
+
+        Raises:
+            FileError: the disk is full, or the folder cannot be written to; nothing is left of the new file.
+            FileNotFoundError: there is no such folder.
+            CarriedObjectError: the pipeline holds object references or actor handles of Ray's.
+            Exception: as `load`, for an image that cannot be had.
+        """
+        self._require("Saving a model")
+        filing.save(self._skeleton.image, path, _places(share_with), timeout)
+
+    def put(
+        self,
+        mode: Mode | None = None,
+        *,
+        name: str | None = None,
+        lifetime: Lifetime = None,
+        namespace: str | None = None,
+        get_if_exists: bool = False,
+        replace: bool = False,
+    ) -> ModelWrapper[T]:
+        """Bring a model in a file (see `open`) into the object store, from the page cache straight into shared memory.
+
+        With ``lifetime="detached"`` a task on this node reads the file, and again if all nodes that hold the model are
+        lost: the path has to lead to it then, wherever that task runs.
+
+        Args:
+            mode: None: that of this wrapper.
+            name, lifetime, namespace, get_if_exists, replace: as in `from_model`.
+
+        Returns:
+            Its wrapper.
+
+        Raises:
+            TypeError: the model is in the store already.
+            Exception: as `open` and `from_model`.
+        """
+        place = self._skeleton.image
+        if not isinstance(place, File):
+            raise TypeError(f"put() is for models in files, and this one is {place}, in the store already")
+        mode = mode or self._mode
+        _require_mode(mode)
+        naming = named.Naming(name, namespace, lifetime, get_if_exists, replace)
+        connection.ensure("Putting a model file into the object store")
+        existing = naming.existing()
+        if existing is not None:
+            return type(self)._of_name(*existing, mode)
+        if lifetime is None:
+            _warn_of_short_life()
+        if lifetime is not None and not connection.is_client():
+            return type(self)._of_name(*naming.publish(filing.source(place, mode), About()), mode)
+        parts, size, about, description = filing.whole(place, mode)
+        if name is None:
+            return type(self)._described(Reference(objects.put(parts, [], size)), size, description, mode)
+        return type(self)._of_name(*naming.publish(naming.put(parts, [], size), about), mode)
+
+    @classmethod
+    def from_safetensors(
+        cls,
+        path: str | os.PathLike[str],
+        into: M,
+        strict: bool = True,
+        mode: Mode = "actor",
+        model_attr_names: Sequence[str] | None = None,
+        method_names: Sequence[str] | None = None,
+        **naming: Any,
+    ) -> ModelWrapper[M]:
+        """Put a model whose weights lie in safetensors files into the object store.
+
+        The bytes go from the page cache straight into shared memory. The model itself is filled as `load` with ``into``
+        fills one: its parameters are the file's tensors from then on, mapped copy-on-write.
+
+        Args:
+            path: of one file, of a folder with ``model.safetensors`` or ``model.safetensors.index.json``, or of such an
+                index.
+            into: a model whose ``state_dict`` has these names; it may be on the meta device. Buffers that the file does
+                not have are kept, tied weights stay tied, and dtypes are those of the file.
+            strict: whether names that are missing, or that the model does not have, are an error.
+            mode, model_attr_names, method_names, **naming: as in `from_model`.
+
+        Raises:
+            FillError: names or shapes do not fit.
+            ForeignImageError, DamagedImageError: a file is no safetensors file, or not a sound one.
+            FileNotFoundError: it, or one that the index names, is not there.
+            Exception: what `from_model` raises.
+        """
+        filling.fill(into, checkpoints.read(path), strict)
+        return cls.from_model(into, mode, model_attr_names, method_names, **naming)
+
+    def save_safetensors(self, path: str | os.PathLike[str], timeout: float | None = None) -> None:
+        """Write what ``state_dict`` has into one safetensors file, tensor by tensor: no copy of the whole is made.
+
+        Tied weights are written once, under their first name; the others are in the file's metadata, each with that
+        name, as the safetensors package's own ``save_model`` does.
+
+        Raises:
+            FileError: as `save`.
+            TypeError: the format has no such dtype; the message names the tensor.
+            Exception: as `load`, for an image that cannot be had.
+        """
+        self._require("Saving a model")
+        found, index, _ = loading.named_tensors(self._skeleton.image, timeout)
+        checkpoints.write(path, {entry["name"]: found[entry["name"]] for entry in index if entry["persistent"]})
+
+    @traces.holds_nothing
+    def tensors(self, timeout: float | None = None) -> dict[str, torch.Tensor]:
+        """The named tensors, over the one copy of the weights on this node; nothing is unpickled.
+
+        Names are those of ``state_dict``, behind the path of the model in the pipeline, if it is one
+        (``encoder.layer.0.weight``); buffers that ``state_dict`` leaves out are among them. Sparse and quantized
+        tensors are not. They are writable, and a write stays in this process. Raises as `load`.
+        """
+        self._require("Reading a model's tensors")
+        return loading.named_tensors(self._skeleton.image, timeout)[0]
 
     delete = _Delete()
 
@@ -420,9 +617,28 @@ class ModelWrapper(Generic[T], metaclass=_Class):
     @overload
     def load(self, part: str, prefault: bool = False, timeout: float | None = None, verify: bool = False) -> Any: ...
 
+    @overload
+    def load(
+        self,
+        part: str | None = None,
+        prefault: bool = False,
+        timeout: float | None = None,
+        verify: bool = False,
+        *,
+        into: Module,
+        strict: bool = True,
+    ) -> Module: ...
+
     @traces.holds_nothing
     def load(
-        self, part: str | None = None, prefault: bool = False, timeout: float | None = None, verify: bool = False
+        self,
+        part: str | None = None,
+        prefault: bool = False,
+        timeout: float | None = None,
+        verify: bool = False,
+        *,
+        into: torch.nn.Module | None = None,
+        strict: bool = True,
     ) -> Any:
         """Rebuild the model or pipeline in this process, over the one copy of its weights on this node.
 
@@ -441,8 +657,13 @@ class ModelWrapper(Generic[T], metaclass=_Class):
             timeout: seconds in which the image has to be on this node; None: without end.
             verify: compare all bytes with the checksums that were made when the model was put, at the speed of
                 reading them.
+            into: a model that was built here; its parameters and buffers become those of the image with the same names,
+                and it is what is returned. Otherwise the image is unpickled, which can run code: load only what you
+                trust; this way nothing is. Of a pipeline, ``part`` says which model it is.
+            strict: with ``into``, whether names that one has and the other has not are an error.
 
         Raises:
+            FillError: with ``into``, names or shapes do not fit; the model was not changed.
             NotAModelError: no model of the pipeline has the name in ``part``.
             ForkedProcessError: this process was forked from one that uses Ray.
             ImageLostError: the image is no longer in the store, or `ray.shutdown` has been called in this process.
@@ -454,15 +675,17 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         outline = self._skeleton
         if part is not None:
             self._require_part(part)
-        outline.image.require("Loading a model")
+        self._require("Loading a model")
+        if into is not None:
+            return self._filled(into, strict, part, prefault, timeout, verify)
         if outline.interface is not None:
             made = standin.stand_in(standin.StandIn, outline.image, outline.interface, outline.lease)
             return made if part is None or self._is_standalone_module else getattr(made, part)
         names = list(self._models)
         single = None if part is None or outline.single is None else outline.single + names.index(part)
-        loaded, memory = loading.load(outline.image, timeout, verify, single)
+        loaded, memories = loading.load(outline.image, timeout, verify, single)
         if prefault:
-            core.prefault(core.address(memory), memory.nbytes)
+            _prefault(memories)
         if part is not None and single is None:
             models = pipeline.models(loaded, None, private=True)  # an empty one is false
             return models[part] if part in models else getattr(loaded, part)
@@ -499,7 +722,7 @@ class ModelWrapper(Generic[T], metaclass=_Class):
             Exception: as `load`, for an image that cannot be had.
         """
         outline = self._skeleton
-        outline.image.require("Verifying a model")
+        self._require("Verifying a model")
         loading.verify(outline.image, timeout)
 
     def release(self) -> None:
@@ -521,8 +744,15 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         """The name of each model of the pipeline (``"model"`` for a bare module) and the object that holds it.
 
         All models of a pipeline are in one image, so all names have the same reference. That of a named model is
-        borrowed from the cluster for as long as one holds it."""
-        return dict.fromkeys(self._models, self._skeleton.image.reference())
+        borrowed from the cluster for as long as one holds it.
+
+        Raises:
+            TypeError: the model is in a file.
+        """
+        image = self._skeleton.image
+        if isinstance(image, File):
+            raise TypeError(f"{image} is not in the object store: put() brings it there, and gives a wrapper that is")
+        return dict.fromkeys(self._models, image.reference())
 
     def serialize(self) -> dict[str, Any]:
         """The wrapper as a dictionary that `deserialize` takes.
@@ -559,9 +789,10 @@ class ModelWrapper(Generic[T], metaclass=_Class):
     def __repr__(self) -> str:
         """One line: class, name and version or object id, mode, the first models, bytes."""
         image = self._skeleton.image
-        known = f"object={image.key.hex()}" if isinstance(image, Reference) else f"name={image.name!r}"
         if isinstance(image, Name):
-            known += f", version={image.version}"
+            known = f"name={image.name!r}, version={image.version}"
+        else:
+            known = f"path={image.path!r}" if isinstance(image, File) else f"object={image.key.hex()}"
         names = list(self._models)
         shown = ", ".join(names[:_SHOWN]) + (f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
         return (
@@ -594,10 +825,38 @@ class ModelWrapper(Generic[T], metaclass=_Class):
     def _require_kind(cls, model_or_pipeline: Any) -> None:
         """Raise unless this class wraps such models."""
 
+    def _require(self, action: str) -> None:
+        """Raise unless this process can have the image."""
+        if not isinstance(self._skeleton.image, File):  # for which it need not be connected
+            self._skeleton.image.require(action)
+
+    def _filled(
+        self, into: Module, strict: bool, part: str | None, prefault: bool, timeout: float | None, verify: bool
+    ) -> Module:
+        found, index, memories = loading.named_tensors(self._skeleton.image, timeout, verify)
+        prefix = ""
+        if not self._is_standalone_module:
+            if part is not None:
+                self._require_part(part)
+            elif len(self._models) != 1:
+                raise errors.NotAModelError(
+                    f"this {self._skeleton.class_name} has the models {', '.join(self._models)}: say which one is to "
+                    "fill yours, load('...', into=model)"
+                )
+            prefix = f"{part or next(iter(self._models))}."
+        state: dict[str, torch.Tensor] = {}
+        beside: dict[str, torch.Tensor] = {}
+        for entry in index:
+            if entry["name"].startswith(prefix):
+                group = state if entry["persistent"] else beside
+                group[entry["name"][len(prefix) :]] = found[entry["name"]]
+        filling.fill(into, state, strict, beside)
+        if prefault:
+            _prefault(memories)
+        return into
+
     @classmethod
-    def _described(
-        cls, image: Reference | Name, nbytes: int, description: Description, mode: Mode
-    ) -> ModelWrapper[Any]:
+    def _described(cls, image: Place, nbytes: int, description: Description, mode: Mode) -> ModelWrapper[Any]:
         lease = interface = None
         if mode == "task":
             interface = description.interface
@@ -665,6 +924,22 @@ def _made_in_task(
     about = about_of(built, description)
     report = {name: getattr(about, name) for name in ("wrapper", "class_name", "nbytes", "tensors")}
     return objects.outgoing(built.parts, built.carried, built.size, owner=(built, model)), report
+
+
+def _places(wrappers: ModelWrapper[Any] | Sequence[ModelWrapper[Any]]) -> list[Place]:
+    several = [wrappers] if isinstance(wrappers, ModelWrapper) else list(wrappers)
+    for each in several:
+        if not isinstance(each, ModelWrapper):
+            raise TypeError(
+                f"share_with takes the wrapper of a model, or a list of them, not a {type(each).__qualname__}: "
+                "share_with=ModelWrapper.from_model(base)"
+            )
+    return [each._skeleton.image for each in several]
+
+
+def _prefault(memories: list[Bytes]) -> None:
+    for memory in memories:
+        core.prefault(core.address(memory), memory.nbytes)
 
 
 def _warn_of_short_life() -> None:

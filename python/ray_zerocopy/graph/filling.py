@@ -11,6 +11,7 @@ import contextlib
 import difflib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -35,17 +36,23 @@ class Report(NamedTuple):
     unexpected_keys: list[str]
 
 
-def fill(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], strict: bool = True) -> Report:
+def fill(
+    model: torch.nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    strict: bool = True,
+    beside: Mapping[str, torch.Tensor] = MappingProxyType({}),
+) -> Report:
     """Make the parameters and buffers of a model the given tensors, which keep their dtype and memory.
 
     A parameter's class, attributes and ``requires_grad`` stay the model's. Tied weights stay tied: a tensor under one
-    of their names is for all of them. Buffers that ``state_dict`` does not have stay as they are.
+    of their names is for all of them. Buffers that ``state_dict`` does not have stay as they are, unless they are given.
 
     Args:
         model: any model, also one on the meta device.
         tensors: by ``state_dict`` name. They stay as they are, too.
         strict: whether each name has to be on both sides. Otherwise the report has the others, and of tensors that
             differ, but are one in the model, the first in the model's order is used.
+        beside: buffers that ``state_dict`` does not have, by path. Those that the model does not have either are left.
 
     Raises:
         FillError: names, shapes or dtypes do not fit, or part of the model would be left on the meta device. The model
@@ -64,8 +71,12 @@ def fill(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], strict: bo
             except RuntimeError as cause:
                 raise _misfit(model, known, tensors, cause) from cause
             for each in known:
-                if not each.named and id(each.tensor) in made:
+                if each.named:
+                    continue
+                if id(each.tensor) in made:
                     setattr(each.module, each.attribute, made[id(each.tensor)])
+                elif each.name in beside and beside[each.name].shape == each.tensor.shape:
+                    setattr(each.module, each.attribute, beside[each.name])
             if strict and (missing or unexpected):
                 raise _strangers(model, missing, unexpected)
             left = [each.name for each in _tensors_of(model) if each.tensor.is_meta]
@@ -251,8 +262,8 @@ def _unfilled(model: torch.nn.Module, left: list[str], missing: list[str]) -> er
     listed = _listed([repr(name) for name in left])
     return errors.FillError(
         f"{_counted(left, 'tensor')} of this {type(model).__qualname__} would be left on the meta device, without "
-        f"values: {listed}. What state_dict does not have (non-persistent buffers), no file has: give it its values "
-        "first, by building the module that holds it on the CPU.",
+        f"values: {listed}. What state_dict does not have (non-persistent buffers), no file has: build the module that "
+        "holds it on the CPU, or have the parameters alone on the meta device (accelerate's init_empty_weights).",
         missing=missing,
         meta=left,
     )
@@ -268,6 +279,9 @@ def _with_near(names: list[str], others: list[str]) -> str:
 
 def _near(name: str, others: list[str]) -> str | None:
     """The name that looks most like another one, if there is one."""
+    for other in others:  # in another place of a model, or without one
+        if other.endswith("." + name) or name.endswith("." + other):
+            return other
     most = 1000  # to compare names takes time
     last = name.rpartition(".")[2]
     alike = [other for other in others if other.rpartition(".")[2] == last] or others

@@ -67,6 +67,28 @@ def storage_over(memory: memoryview) -> UntypedStorage:
     return torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
 
 
+def tensor_over(memory: memoryview, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+    """A contiguous tensor over a storage that is all of the memory, which has to be as long as they say."""
+    return rebuild._dense_tensor(storage_over(memory), dtype, shape, False)
+
+
+def bytes_of(tensor: torch.Tensor) -> tuple[int, int, torch.Tensor]:
+    """The elements of a dense tensor, one after the other.
+
+    Returns:
+        Address and length in bytes, and what keeps them alive: the tensor's own memory if they lie so there, or else a
+        copy.
+
+    Raises:
+        ValueError, RuntimeError: it has no memory.
+    """
+    owner = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+    length = owner.numel() * owner.itemsize
+    if length and (not owner.data_ptr() or owner.untyped_storage().nbytes() < length):
+        raise ValueError(f"this {type(tensor).__qualname__} has a shape and no memory")
+    return owner.data_ptr(), length, owner
+
+
 def outside_of_modes() -> contextlib.ExitStack:
     """A context in which neither `torch.inference_mode` nor a default device is in force: they are no matter of what
     was put. The former would make inference tensors of all weights, which cannot be trained outside of it."""

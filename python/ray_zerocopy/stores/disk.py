@@ -1,8 +1,8 @@
 """Files of weights: written as a whole or not at all, and mapped where no other process sees a write.
 
-A file that was written with large ``write`` calls lies in large folios of the page cache on file systems that have them
-(ext4 since Linux 6.16, xfs, btrfs), and a private mapping of the whole file is then mapped as huge pages; Ray's store in
-the same folder is not, since its pages come into being by faults.
+A file that was written with large ``write`` calls lies in large folios of the page cache on file systems that have
+them (ext4 since Linux 6.16, xfs, btrfs), and a private mapping of the whole file is then mapped as huge pages; Ray's
+store in the same folder is not, since its pages come into being by faults.
 """
 
 from __future__ import annotations
@@ -131,8 +131,8 @@ def _write(descriptor: int, part: memoryview) -> None:
 
 @contextlib.contextmanager
 def _partial(folder: str, at: int, name: str) -> Iterator[tuple[int, str]]:
-    """A file to be written to, and its name; one without a name, which ends with this process, where the file system has
-    such files."""
+    """A file to be written to, and its name; one without a name, which ends with this process, where the file system
+    has such files."""
     flags = os.O_WRONLY | os.O_CLOEXEC
     try:
         descriptor, partial = os.open(folder, flags | os.O_TMPFILE, 0o600), ""

@@ -2,74 +2,155 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ContextManager, Union
 
-from .. import errors, image
+import torch
+
+from .. import errors, image, settings
 from ..core import Bytes
 from ..graph.skeleton import Imports
-from . import connection, metrics, objects
+from . import connection, files, metrics, objects
+from .files import File
 from .named import Name
 from .objects import Reference
 
 _log = logging.getLogger("ray_zerocopy")
 
+Place = Union[Reference, Name, File]
+
+
+@dataclass
+class Fetched:
+    """An image in this process, where no other one sees a write.
+
+    Attributes:
+        memory: of the image.
+        bases: the memory of each image that it shares blocks with.
+        carried: what travelled beside it.
+        references: of the bases, where they are in the store.
+        isolation: how it is kept apart.
+        since: when it had arrived, by `time.perf_counter`.
+    """
+
+    memory: Bytes
+    bases: list[Bytes]
+    carried: list[Any]
+    references: list[Any]
+    isolation: settings.Isolation
+    since: float
+
+
+def fetched(place: Place, timeout: float | None, action: str) -> Fetched:
+    """Have the memory of an image.
+
+    Args:
+        place: where the image is.
+        timeout: seconds to wait until it is on this node; None: without end.
+        action: what it is for, in errors.
+
+    Raises:
+        RayClientError: this process has no store.
+        ImageLostError: the connection has ended meanwhile.
+        others as ``place.fetch``, `objects.received` and `File.mapped`.
+    """
+    if isinstance(place, File):
+        since = time.perf_counter()
+        return Fetched(*place.mapped(), [], [], "copy-on-write", since)
+    if connection.is_client():
+        raise errors.RayClientError(action)
+    number = connection.number()
+    incoming, since = place.fetch(timeout), time.perf_counter()
+    memory, isolation, carried = objects.received(incoming, number)
+    count = image.header(memory).base_count if memory.nbytes >= image.HEADER_SIZE else 0
+    if not 0 < count <= len(carried):
+        return Fetched(memory, [], carried, [], isolation, since)
+    bases = []
+    for reference in carried[-count:]:  # see `image.Image.carried`
+        try:
+            base, apart, _ = objects.received(Reference(reference).fetch(timeout), number)
+        except errors.ImageLostError as cause:
+            raise errors.ImageLostError(
+                f"an image that {place} shares weights with (share_with=) is lost: {cause}"
+            ) from cause
+        bases.append(base)
+        isolation = apart if apart == "read-only" else isolation
+    return Fetched(memory, bases, carried[:-count], carried[-count:], isolation, since)
+
+
+def naming(place: Place) -> ContextManager[None]:
+    """Errors about the bytes of an image name its file."""
+    return files.naming(place.path) if isinstance(place, File) else contextlib.nullcontext()
+
 
 def load(
-    place: Reference | Name, timeout: float | None = None, verify: bool = False, single: int | None = None
-) -> tuple[Any, Bytes]:
+    place: Place, timeout: float | None = None, verify: bool = False, single: int | None = None
+) -> tuple[Any, list[Bytes]]:
     """Rebuild a model or pipeline over the memory of its image, where no other process sees a write.
 
     The object stays pinned in the store, and the mapping stays, as long as the memory or anything made of it lives. It
     keeps its bytes when this process disconnects from Ray.
 
     Args:
-        place: where the image is.
-        timeout: seconds to wait until it is on this node; None: without end.
+        place, timeout: as in `fetched`.
         verify: compare all bytes with the image's checksums first.
         single: as in `image.load`.
 
     Returns:
-        The object, and the memory of its image, which lives as long.
+        The object, and the memory of its image and of what that shares blocks with, which lives as long.
 
     Raises:
-        RayClientError: this process has no store.
-        ImageLostError: the connection has ended meanwhile.
-        others as ``place.fetch``, `objects.received` and `image.load`.
+        as `fetched` and `image.load`.
     """
-    incoming, number = _fetched(place, timeout, "Loading a model")
+    had = fetched(place, timeout, "Loading a model")
     key = (place.namespace, place.name) if isinstance(place, Name) else ("", "")
-    start = time.perf_counter()
-    memory, isolation, carried = objects.received(incoming, number)
-    if verify:
-        image.verify(memory)
     imports = Imports() if _log.isEnabledFor(logging.INFO) else None
-    whole = image.load(memory, carried, objects.SMALL if isolation == "read-only" else 0, imports, single)
-    seconds = time.perf_counter() - start
-    metrics.loaded(key, seconds, memory)
+    with naming(place):
+        if verify:
+            image.verify(had.memory, had.bases)
+        small = objects.SMALL if had.isolation == "read-only" else 0
+        whole = image.load(had.memory, had.carried, small, imports, single, had.bases)
+    seconds = time.perf_counter() - had.since
+    metrics.loaded(key, seconds, had.memory)
     if imports is not None:
         packages = f" ({', '.join(sorted(imports.packages))})" if imports.packages else ""
         _log.info(
-            f"loaded a {type(whole).__qualname__} from {place}: {memory.nbytes:,} bytes in "
+            f"loaded a {type(whole).__qualname__} from {place}: {had.memory.nbytes:,} bytes in "
             f"{1e3 * (seconds - imports.seconds):.1f} ms, and {imports.seconds:.1f} s of imports{packages}"
         )
-    return whole, memory
+    return whole, [had.memory, *had.bases]
 
 
-def verify(place: Reference | Name, timeout: float | None = None) -> None:
+def verify(place: Place, timeout: float | None = None) -> None:
     """Compare all bytes of an image with its checksums, without unpickling it.
 
     Raises:
-        as `load` and `image.verify`.
+        as `fetched` and `image.verify`.
     """
-    memory, _, _ = objects.received(*_fetched(place, timeout, "Verifying a model"))
-    image.verify(memory)
+    had = fetched(place, timeout, "Verifying a model")
+    with naming(place):
+        image.verify(had.memory, had.bases)
 
 
-def _fetched(place: Reference | Name, timeout: float | None, action: str) -> tuple[Any, int]:
-    """What Ray gives for an image, and the number of the connection in which it does."""
-    if connection.is_client():
-        raise errors.RayClientError(action)
-    number = connection.number()
-    return place.fetch(timeout), number
+def named_tensors(
+    place: Place, timeout: float | None = None, verify: bool = False
+) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]], list[Bytes]]:
+    """The tensors of an image by name, over its memory. Nothing is unpickled.
+
+    Args:
+        place, timeout, verify: as in `load`.
+
+    Returns:
+        The tensors, the entries of the index (docs/format.md), and the memory as `load` gives it.
+
+    Raises:
+        as `fetched` and `image.named_tensors`.
+    """
+    had = fetched(place, timeout, "Reading a model's tensors")
+    with naming(place):
+        if verify:
+            image.verify(had.memory, had.bases)
+        return image.named_tensors(had.memory, had.bases), image.index(had.memory), [had.memory, *had.bases]

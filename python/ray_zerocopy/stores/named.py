@@ -201,6 +201,11 @@ def find(key: tuple[str, str], version: int | None = None) -> tuple[Name, About]
     return Name(*key, answer.version, answer.token), answer.about
 
 
+def is_detached(name: Name) -> bool:
+    """Whether a model lives until it is deleted. Raises as `find`."""
+    return find((name.namespace, name.name), name.version)[1].bound is None
+
+
 def delete(key: tuple[str, str], token: str | None = None) -> None:
     """Forget a name and its image; with a token, only if it still stands for that version.
 

@@ -21,8 +21,7 @@ import torch
 from .. import errors
 from ..graph import exported
 from ..stores import connection, loading
-from ..stores.named import Name
-from ..stores.objects import Reference
+from ..stores.loading import Place
 from . import kept
 
 CALL = "__call__"
@@ -33,7 +32,7 @@ here = kept.Kept()  # what this process keeps
 connection.before_end(here.clear)  # or it would become private memory, for nobody
 
 
-def loaded(place: Reference | Name, call: Call) -> Any:
+def loaded(place: Place, call: Call) -> Any:
     """What is in an image: kept here, or loaded now."""
     key, _, _, fresh = call
 
@@ -43,7 +42,7 @@ def loaded(place: Reference | Name, call: Call) -> Any:
     return load() if fresh else here.get(key, load)
 
 
-def _called(place: Reference | Name, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _called(place: Place, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     _, path, name, _ = call
     whole = loaded(place, call)
     part = functools.reduce(getattr, path, whole)
@@ -79,7 +78,7 @@ def _threads() -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def run_call(place: Reference | Name, call: Call, /, *args: Any, **kwargs: Any) -> Any:
+def run_call(place: Place, call: Call, /, *args: Any, **kwargs: Any) -> Any:
     """A task: one call of a method of the pipeline in an image, of which the place comes as an argument."""
     try:
         with _threads():
@@ -88,7 +87,7 @@ def run_call(place: Reference | Name, call: Call, /, *args: Any, **kwargs: Any) 
         here.finished(call[0])
 
 
-def stream_call(place: Reference | Name, call: Call, /, *args: Any, **kwargs: Any) -> Iterator[Any]:
+def stream_call(place: Place, call: Call, /, *args: Any, **kwargs: Any) -> Iterator[Any]:
     """A task: one call of a method that yields."""
     try:
         with _threads():

@@ -33,8 +33,9 @@ from ..arrival import ADVICE, Arrival
 from ..graph import pipeline
 from ..graph.paths import children
 from ..stores import connection, loading
+from ..stores.files import File
+from ..stores.loading import Place
 from ..stores.named import Name
-from ..stores.objects import Reference
 from . import calls, congestion, leases, relay, signatures
 from .calls import CALL, Call
 
@@ -297,7 +298,7 @@ def _bar(name: str, iterables: tuple[Iterable[Any], ...]) -> Any:
 class _Target:
     """What the calls of a stand-in go to: a part of an image, and how."""
 
-    image: Reference | Name
+    image: Place
     interface: Interface
     path: tuple[str, ...] = ()
     fresh: bool = False
@@ -438,13 +439,15 @@ class StandIn:
         return Method(self.__target, name, function)
 
 
-def release(place: Reference | Name) -> None:
+def release(place: Place) -> None:
     """See `ray_zerocopy.ModelWrapper.release`."""
     if isinstance(place, Name):
         raise ValueError(
             f"{place.name!r} is a named model, which nobody holds by a reference: release() is for models without a "
             f"name. ModelWrapper.delete({place.name!r}) ends it"
         )
+    if isinstance(place, File):
+        raise ValueError(f"{place} is in no store, which could be given memory back: release() is for models there")
     place.give_back()
     calls.here.drop(place.key)
     leases.end(place.key)
@@ -497,7 +500,7 @@ class _Attribute:
         return self if instance is None else instance.__getattr__(self._name)
 
 
-def stand_in(base: type[StandIn], place: Reference | Name, described: Interface, lease: leases.Lease | None) -> Any:
+def stand_in(base: type[StandIn], place: Place, described: Interface, lease: leases.Lease | None) -> Any:
     """A stand-in for the object in an image.
 
     Args:
