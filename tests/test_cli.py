@@ -17,7 +17,8 @@ import torch
 import ray_zerocopy
 from ray_zerocopy import ModelWrapper, errors
 from ray_zerocopy import __main__ as command
-from ray_zerocopy.cli.list import age, size, table
+from ray_zerocopy.cli.list import table
+from ray_zerocopy.cli.tables import age, size
 
 SPACE = "command"
 

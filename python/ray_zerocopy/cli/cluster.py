@@ -9,14 +9,16 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+
+from .failures import Failed, line
 
 # for Ray to connect; by itself it tries for minutes, and ends the process then
 _SECONDS = 30.0
 
 
-class Failed(Exception):
-    """The command cannot be carried out; the text is for the user."""
+class NotRunning(Failed):
+    """None was asked for, and none runs on this machine."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,31 +26,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--address",
         metavar="ADDR",
         help="of the cluster: HOST:PORT (of its head), ray://HOST:PORT, or auto, a cluster on this machine; "
-        "default: RAY_ADDRESS, else auto",
+        "default: RAY_ADDRESS, else auto. None is ever started",
     )
 
 
 @contextlib.contextmanager
-def reported() -> Iterator[list[int]]:
-    """Say what went wrong in one line, without a traceback. The list's only item is the exit code."""
-    from ray.exceptions import RayError
-
-    from .. import errors
-
-    code = [0]
-    try:
-        yield code
-    except (Failed, errors.RayZeroCopyError, RayError, ValueError) as error:
-        print(f"ray_zerocopy: {error}", file=sys.stderr)
-        code[0] = 1
-
-
-@contextlib.contextmanager
-def connected(address: str | None) -> Iterator[None]:
+def connected(address: str | None, given_up: Callable[[str], int] | None = None) -> Iterator[None]:
     """Connect to a cluster that runs.
+
+    Args:
+        address: as given on the command line.
+        given_up: called, from another thread, with what is wrong when Ray does not come back from connecting; the
+            process ends then, with the exit code that it gives. None: says what is wrong.
 
     Raises:
         Failed: there is none.
+        NotRunning: the same, and no address was given.
     """
     asked = address or os.environ.get("RAY_ADDRESS") or "auto"
     if asked == "local":
@@ -60,16 +53,16 @@ def connected(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
-    watch = threading.Timer(_SECONDS, _give_up, [asked])
+    watch = threading.Timer(_SECONDS, _give_up, [asked, given_up or _say])
     watch.daemon = True
     watch.start()
     try:
         ray.init(address=asked, logging_level=logging.ERROR, log_to_driver=False)
     except Exception as error:
-        if asked == "auto":
-            raise Failed(f"no Ray cluster is running on this machine: {_line(error)}") from error
+        if asked == "auto" and isinstance(error, ConnectionError):
+            raise NotRunning(f"no Ray cluster is running on this machine: {line(error)}") from error
         token = "" if os.environ.get("RAY_AUTH_MODE") else "; one that asks for a token needs RAY_AUTH_MODE=token here"
-        raise Failed(f"cannot connect to a Ray cluster at {asked}: {_line(error)}{token}") from error
+        raise Failed(f"cannot connect to a Ray cluster at {asked}: {line(error)}{token}") from error
     finally:
         watch.cancel()
     try:
@@ -86,13 +79,16 @@ def _require_listener(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except (OSError, OverflowError) as error:
-        raise Failed(f"no Ray cluster is running at {address}: {_line(error)}") from error
+        raise Failed(f"no Ray cluster is running at {address}: {line(error)}") from error
 
 
-def _give_up(address: str) -> None:
-    print(f"ray_zerocopy: no Ray cluster has answered at {address} in {_SECONDS:.0f} s", file=sys.stderr, flush=True)
-    os._exit(1)  # Ray is in a call that nothing interrupts
+def _give_up(address: str, given_up: Callable[[str], int]) -> None:
+    code = given_up(f"no Ray cluster has answered at {address} in {_SECONDS:.0f} s")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # Ray is in a call that nothing interrupts
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _say(problem: str) -> int:
+    print(f"ray_zerocopy: {problem}", file=sys.stderr)
+    return 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..stores import named
-from . import cluster
+from . import cluster, failures
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    with cluster.reported() as code, cluster.connected(given.address):
+    with failures.reported() as code, cluster.connected(given.address):
         key = named.key(given.name, given.namespace)
         named.delete(key)
         print(f"deleted {key[1]!r} of namespace {key[0]!r}")

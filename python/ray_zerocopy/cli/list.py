@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from ..stores.listing import ModelInfo, list_models
-from . import cluster
+from . import cluster, failures, tables
 
 _HEAD = ("NAMESPACE", "NAME", "VERSION", "CLASS", "SIZE", "TENSORS", "NODES", "AGE", "STATE", "MADE BY", "OBJECT")
 _RIGHT = {"VERSION", "SIZE", "TENSORS", "AGE"}
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    with cluster.reported() as code, cluster.connected(given.address):
+    with failures.reported() as code, cluster.connected(given.address):
         models = list_models(given.namespace)
         if given.json:
             print(json.dumps([asdict(model) for model in models], indent=2))
@@ -33,9 +33,7 @@ def run(given: argparse.Namespace) -> int:
 
 def table(models: Sequence[ModelInfo]) -> str:
     """The models as lines of text, one each."""
-    rows = [_HEAD, *map(_row, models)]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(map(_padded, row, widths, _HEAD)).rstrip() for row in rows)
+    return tables.table(_HEAD, [_row(model) for model in models], _RIGHT)
 
 
 def _row(model: ModelInfo) -> tuple[str, ...]:
@@ -44,38 +42,11 @@ def _row(model: ModelInfo) -> tuple[str, ...]:
         model.name,
         str(model.version),
         model.class_name,
-        size(model.nbytes),
+        tables.size(model.nbytes),
         str(model.tensors),
         ",".join(node[:_NODE] for node in model.nodes) or "-",
-        age(model.age),
+        tables.age(model.age),
         model.state,
         model.maker if model.detached else f"{model.maker} (ends with it)",
         model.object_id or "-",
     )
-
-
-def _padded(text: str, width: int, head: str) -> str:
-    return text.rjust(width) if head in _RIGHT else text.ljust(width)
-
-
-def size(nbytes: float) -> str:
-    """A number of bytes with a unit: ``417.8 MiB``."""
-    if nbytes < 1024:
-        return f"{nbytes} B"
-    for unit in ("KiB", "MiB", "GiB"):
-        nbytes /= 1024
-        if nbytes < 1024:
-            return f"{nbytes:.1f} {unit}"
-    return f"{nbytes / 1024:.1f} TiB"
-
-
-def age(seconds: float) -> str:
-    """A time in its two largest units: ``3d 4h``."""
-    left = max(0, int(seconds))
-    parts = []
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
-        count, left = divmod(left, length)
-        parts.append((count, unit))
-    while len(parts) > 1 and not parts[0][0]:
-        del parts[0]
-    return " ".join(f"{count}{unit}" for count, unit in parts[:2])
