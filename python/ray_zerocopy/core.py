@@ -140,6 +140,11 @@ def view(address: int, length: int, owner: Any) -> Bytes:
     return np.asarray(_Memory(address, length, owner))
 
 
+def format_version() -> int:
+    """The version of the image format that is written."""
+    return int(_call("FormatVersion"))
+
+
 def plan(blocks: int, count: int, offsets: int, segments: int) -> int:
     """Lay ``count`` blocks out in segments.
 

@@ -5,6 +5,7 @@ Each is read when it is used, so that ``os.environ`` and Ray's ``runtime_env`` c
 
 from __future__ import annotations
 
+import difflib
 import os
 from typing import Literal, NamedTuple
 
@@ -12,7 +13,28 @@ from . import errors
 
 Isolation = Literal["copy-on-write", "read-only", "copy"]
 
+_PREFIX = "RAY_ZEROCOPY_"
 ISOLATION = "RAY_ZEROCOPY_ISOLATION"
+KEPT_MODELS = "RAY_ZEROCOPY_KEPT_MODELS"
+KEPT_BYTES = "RAY_ZEROCOPY_KEPT_BYTES"
+KEPT_SECONDS = "RAY_ZEROCOPY_KEPT_SECONDS"
+
+VARIABLES = (ISOLATION, KEPT_MODELS, KEPT_BYTES, KEPT_SECONDS)
+
+
+def in_force() -> dict[str, str]:
+    """The variables of this package that are set in this process, with their values, unchecked."""
+    return {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
+
+
+def unknown() -> dict[str, str]:
+    """Variables that are set, look like one of these and are none, each with the one that comes nearest, or nothing."""
+    found = {}
+    for name in sorted(set(os.environ) - set(VARIABLES)):
+        near = difflib.get_close_matches(name.upper(), VARIABLES, 1, 0.8)  # without its case: only that may be wrong
+        if near or name.startswith(_PREFIX):
+            found[name] = near[0] if near else ""
+    return found
 
 
 def isolation() -> str:
@@ -51,9 +73,9 @@ def kept() -> Kept:
         SettingError: one of the variables is not a number.
     """
     return Kept(
-        _number("RAY_ZEROCOPY_KEPT_MODELS", 8),
-        _number("RAY_ZEROCOPY_KEPT_BYTES", 2 << 30),
-        _number("RAY_ZEROCOPY_KEPT_SECONDS", 300),
+        _number(KEPT_MODELS, 8),
+        _number(KEPT_BYTES, 2 << 30),
+        _number(KEPT_SECONDS, 300),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from .. import core
+from .. import core, settings
 from ..settings import Isolation
 from . import objects
 
@@ -34,14 +34,27 @@ def isolation(loaded: Any = None) -> Isolation:
     """
     if loaded is not None:
         return _isolation_of(loaded)
+    return next_isolation()[0]
+
+
+def next_isolation() -> tuple[Isolation, str]:
+    """How the next model that is loaded here will be isolated, and why it is not copy-on-write, if it is not.
+
+    Raises:
+        as `isolation`.
+    """
     objects.require_store("Asking for the isolation mode")
     probe = np.zeros(1 << 20, np.uint8)  # large enough to get into shared memory
     incoming: Any = ray.get(ray.put(objects.Outgoing([probe], [], probe.nbytes)))
     start = objects.address_of(incoming.buffers[0])
     try:
-        return objects.map_again(core.Mapping(), start, probe.nbytes)[1]
-    except (core.Unsupported, core.NotShared):
-        return "copy"
+        _, mode, refused = objects.map_again(core.Mapping(), start, probe.nbytes)
+    except core.Unsupported:
+        return "copy", "not possible on this system"
+    except core.NotShared:
+        return "copy", "Ray has handed over memory of this process's own"
+    asked = f"{settings.ISOLATION} asks for it" if mode == "read-only" else ""
+    return mode, asked if refused is None else str(refused)
 
 
 def _isolation_of(loaded: Any) -> Isolation:
@@ -73,18 +86,32 @@ def huge_pages() -> bool:
     probe = np.ones(16 << 20, np.uint8)
     stored = np.asarray(ray.get(ray.put(probe)))
     stored.max()  # only pages that were touched are mapped
-    return _huge_bytes(core.address(stored)) > 0
+    return _mapped(core.address(stored))[1] > 0
 
 
-def _huge_bytes(address: int) -> int:
-    """Bytes of the shared mapping around an address that are mapped as huge pages; 0 where the system does not tell."""
-    inside = False
+def store_file() -> str | None:
+    """The file that this node's store lies in, as the system has it; None where it does not tell.
+
+    Raises:
+        RayNotInitializedError, RayClientError: this process has no store, which is asked.
+    """
+    objects.require_store("Asking for the store's file")
+    stored = np.asarray(ray.get(ray.put(np.ones(1 << 20, np.uint8))))
+    return _mapped(core.address(stored))[0] or None
+
+
+def _mapped(address: int) -> tuple[str, int]:
+    """The file of the shared mapping around an address, and how many of its bytes are mapped as huge pages; nothing
+    where the system does not tell."""
+    inside, file = False, ""
     with contextlib.suppress(OSError), open("/proc/self/smaps") as lines:
         for line in lines:
-            name, *values = line.split()
+            name, *values = line.split(maxsplit=5)
             if not name.endswith(":"):
                 low, high = (int(part, 16) for part in name.split("-"))
                 inside = low <= address < high
+                if inside and len(values) > 4:
+                    file = values[4].strip()
             elif inside and name == "ShmemPmdMapped:":
-                return int(values[0]) << 10
-    return 0
+                return file, int(values[0]) << 10
+    return "", 0

@@ -329,6 +329,17 @@ def _warn_of(isolation: settings.Isolation, refused: errors.MappingError) -> Non
 _capacities: dict[str, int] = {}  # per node; a store never changes its size, and asking takes a millisecond
 
 
+def room() -> tuple[int | None, int | None]:
+    """Bytes of this node's store, and those of them that are free; None where Ray does not tell."""
+    node = ray.get_runtime_context().get_node_id()
+    return dict(_stores()).get(node), _free(node)
+
+
+def spilled() -> int:
+    """Bytes of the cluster's stores that went to disk, ever; 0 where Ray does not tell."""
+    return _on_disk()[0]
+
+
 def require_room(size: int) -> None:
     """Raise if the store cannot hold so much: this node's, or through Ray Client that of the client's driver."""
     node = ray.get_runtime_context().get_node_id()
