@@ -63,7 +63,14 @@ def _look_at_cluster(address: str | None, here: machine.Machine, report: Report)
                 "Run this again while your cluster runs, on each kind of node.",
             )
         )
-    except failures.expected() as error:
+    except Exception as error:
+        if not here.has_proc():  # which Ray needs, and says so in many ways
+            report.add(
+                note("cluster", f"{machine.UNKNOWN}: {failures.line(error)}", "Mount /proc, and run this again.")
+            )
+            return
+        if not isinstance(error, failures.expected()):
+            raise
         report.add(problem("cluster", failures.line(error), _OTHER))
 
 

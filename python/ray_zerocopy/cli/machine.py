@@ -54,6 +54,10 @@ class Machine:
         except OSError:
             return None
 
+    def has_proc(self) -> bool:
+        """Whether /proc is mounted."""
+        return self.read("/proc/self/maps") is not None
+
     def number(self, path: str, name: str = "") -> int | None:
         """A file's number, or that of the line that starts with a name."""
         for line in (self.read(path) or "").splitlines():
@@ -112,6 +116,12 @@ def checks(machine: Machine, folder: str) -> Iterator[Finding]:
         machine: this one.
         folder: where model files lie, or will.
     """
+    if not machine.has_proc():
+        yield note(
+            "/proc",
+            "is not mounted, or hidden: where workers lack it too, loaded weights cannot be written",
+            "Mount it: mount -t proc proc /proc, as root. Much of what follows cannot be told without.",
+        )
     memory = machine.memory()
     yield ok("memory", UNKNOWN if memory is None else f"{size(memory)} for this machine or container")
     yield shared_memory(machine, memory)
