@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
 # The verbs' modules are imported when one is used: some need Ray, which takes seconds to import.
 _VERBS = {
     "doctor": "say why a model is slow here, or its weights are copied",
+    "inspect": "show what a model file or a .safetensors file holds",
+    "verify": "compare all bytes of model files with their checksums",
+    "convert": "from a model file to .safetensors, and back",
     "list": "list the named models of a running cluster",
     "delete": "delete a named model",
 }
@@ -36,7 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             module.add_arguments(own)
             own.set_defaults(run=module.run)
     given = parser.parse_args(arguments)
-    return int(given.run(given))
+    try:
+        code = int(given.run(given))
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads it, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still flushes at its end
+        return 1
+    return code
 
 
 if __name__ == "__main__":

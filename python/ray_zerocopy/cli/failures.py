@@ -14,13 +14,16 @@ class Failed(Exception):
 
 
 @contextlib.contextmanager
-def reported() -> Iterator[list[int]]:
-    """Say what went wrong in one line, without a traceback. The list's only item is the exit code."""
+def reported(what: str = "") -> Iterator[list[int]]:
+    """Say what went wrong, and with what, in one line, without a traceback. The list's only item is the exit code."""
     code = [0]
     try:
         yield code
+    except BrokenPipeError:  # see `__main__.main`
+        raise
     except expected() as error:
-        print(f"ray_zerocopy: {line(error)}", file=sys.stderr)
+        text = line(error)
+        print(f"ray_zerocopy: {text if what in text else f'{what}: {text}'}", file=sys.stderr)
         code[0] = 1
 
 

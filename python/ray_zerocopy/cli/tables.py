@@ -16,6 +16,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[
     return "\n".join("  ".join(map(padded, row, widths, head)).rstrip() for row in lines)
 
 
+def printable(text: str) -> str:
+    """A text from a file that may not be trusted: what a terminal would act on is spelled out."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def size(nbytes: float) -> str:
     """A number of bytes with a unit: ``417.8 MiB``."""
     if nbytes < 1024:
