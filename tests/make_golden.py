@@ -1,7 +1,7 @@
-"""Write the example image of the format's present version, and what is in it: python tests/make_golden.py
+"""Write an example image of the format's present version, and what is in it: python tests/make_golden.py
 
 Run once for each version, when it was made. The files stay as they are: they show that images of all versions can
-still be read.
+still be read. What stands here now writes ``v2-shared``, a file that shares blocks with ``v2``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import xxhash
+
 from ray_zerocopy import image
+from ray_zerocopy.description import taken_apart
 from ray_zerocopy.graph import pipeline
 
 FOLDER = Path(__file__).parent / "golden"
@@ -36,12 +39,25 @@ def example():
     return {"model": model, "list": [large, large], "array": np.arange(7, dtype=np.int32), "note": "format 1"}
 
 
-def written(root) -> np.ndarray:
+def fine_tuned():
+    """The example with another weight, and two small things that are new."""
+    changed = example()
+    with torch.no_grad():
+        changed["model"].weight[0, 0] = 100.0
+        changed["list"][0].weight.requires_grad_(False)
+    return {**changed, "array": np.arange(9, dtype=np.int16), "note": "shared"}
+
+
+def written(root, about=None, bases=()) -> np.ndarray:
     """The image of an object as one run of bytes, at an address that is a multiple of 64."""
-    built = image.build(root, "pipeline", pipeline.named_tensors(root))
-    memory = aligned(built.size)
+    built = image.build(root, "pipeline", pipeline.named_tensors(root), (), about, bases)
+    return one_run(built.parts, built.size)
+
+
+def one_run(parts, size: int) -> np.ndarray:
+    memory = aligned(size)
     end = 0
-    for part in built.parts:
+    for part in parts:
         start = -(-end // 64) * 64
         end = start + part.nbytes
         memory[start:end] = part
@@ -64,7 +80,18 @@ def resealed(memory: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    data = written(example()).tobytes()
+    data = np.frombuffer((FOLDER / "v2.image").read_bytes(), np.uint8)
+    built, _ = taken_apart(fine_tuned(), "actor", None, None, bases=[data])
+    shared = one_run(built.parts, built.size)
+
+    def about(text, used):
+        return json.dumps({**json.loads(text), "bases": ["v2.image"]}, separators=(",", ":"))
+
+    write("v2-shared", one_run(*image.again(shared, [data], [data], about)).tobytes(), data.tobytes())
+
+
+def write(name: str, data: bytes, base: bytes = b"") -> None:
+    """An image, and what is in it."""
     head_size, segments, blocks = (int.from_bytes(data[at : at + 8], "little") for at in (24, 32, 40))
 
     def rows(start, count):
@@ -78,10 +105,10 @@ def main() -> None:
         if np.prod(tensor["shape"]):
             last = sum((n - 1) * s for n, s in zip(tensor["shape"], tensor["stride"], strict=True))
             length = (last + 1) * getattr(torch, tensor["dtype"]).itemsize
-        start = head_size + table[tensor["segment"]][0] + tensor["offset"]
-        tensor["sha256"] = hashlib.sha256(data[start : start + length]).hexdigest()
-    version = int.from_bytes(data[8:12], "little")
-    (FOLDER / f"v{version}.image").write_bytes(data)
+        within, rows_at = base if "base" in tensor else data, 128 + 16 * tensor["segment"]
+        start = sum(int.from_bytes(within[at : at + 8], "little") for at in (24, rows_at)) + tensor["offset"]
+        tensor["sha256"] = hashlib.sha256(within[start : start + length]).hexdigest()
+    (FOLDER / f"{name}.image").write_bytes(data)
     sums, count = (int.from_bytes(data[at : at + 8], "little") for at in (88, 96))
     contents = {
         "tensors": tensors,
@@ -92,7 +119,12 @@ def main() -> None:
         "crc32": int.from_bytes(data[80:84], "little"),
         "xxh3": np.frombuffer(data, "<u8", count, sums).tolist(),
     }
-    (FOLDER / f"v{version}.json").write_text(json.dumps(contents, indent=1) + "\n")
+    if base:
+        start, length, count = (int.from_bytes(data[at : at + 8], "little") for at in (104, 112, 120))
+        contents["about"] = json.loads(data[start : start + length])
+        head = base[: int.from_bytes(base[24:32], "little")]
+        contents["bases"] = [[xxhash.xxh3_128_hexdigest(head), len(base)]]
+    (FOLDER / f"{name}.json").write_text(json.dumps(contents, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 from helpers import HERE, run_script
 
 DOCS = HERE.parent / "docs"
-PAGES = ["quickstart", "ray-data", "actors", "tasks", "notebooks", "observing", "performance", "serve"]
+PAGES = ["quickstart", "ray-data", "actors", "tasks", "notebooks", "observing", "performance", "files", "serve"]
 if shutil.which("g++"):  # AOTInductor compiles with it
     PAGES.append("compiled")
 # need several machines, files, or a store that root has made; the recipes of lifetimes are those of examples/

@@ -180,7 +180,14 @@ def test_an_object_that_is_no_image_is_refused(cluster):
 
 
 CLASSES = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, errors.RayZeroCopyError)]
-VALUES = {"int": 7, "int | None": 3, "float": 0.5, "str": "a text"}
+VALUES = {
+    "int": 7,
+    "int | None": 3,
+    "float": 0.5,
+    "str": "a text",
+    "Sequence[str]": ["a name"],
+    "Sequence[tuple[str, tuple[int, ...], tuple[int, ...]]]": [("a name", (1,), (2,))],
+}
 
 
 def an_error(cls):

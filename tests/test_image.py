@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import json
@@ -21,25 +22,26 @@ from hypothesis import strategies as st
 import zoo
 from compare import assert_same
 from helpers import run_script
-from make_golden import aligned, example, resealed, written
-from ray_zerocopy import core, errors, image
+from make_golden import aligned, example, fine_tuned, resealed, written
+from ray_zerocopy import ModelWrapper, core, errors, image
 from ray_zerocopy.graph import pipeline, rebuild
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
 VERSIONS = (1, 2)
+EXAMPLES = ("1", "2", "2-shared")
 
 
-def golden(version: int = 2) -> np.ndarray:
+def golden(version: int | str = 2) -> np.ndarray:
     data = (GOLDEN / f"v{version}.image").read_bytes()
     memory = aligned(len(data))
     memory[:] = np.frombuffer(data, np.uint8)
     return memory
 
 
-def read(data: bytes) -> dict:
-    """A reader made from docs/format.md alone."""
+def read(data: bytes, base: bytes = b"") -> dict:
+    """A reader made from docs/format.md alone; of an image with one base at most."""
     magic, version, order, image_size, head_size, segments, blocks, _, _, start, length, crc = struct.unpack_from(
         "<8sIIQQQQQQQQI", data
     )
@@ -55,8 +57,10 @@ def read(data: bytes) -> dict:
         if 0 not in tensor["shape"]:
             last = sum((n - 1) * s for n, s in zip(tensor["shape"], tensor["stride"], strict=True))
             size = (last + 1) * getattr(torch, tensor["dtype"]).itemsize
-        at = head_size + table[tensor["segment"]][0] + tensor["offset"]
-        tensor["sha256"] = hashlib.sha256(data[at : at + size]).hexdigest()
+        assert tensor.get("base", 0) == 0
+        within, row = base if "base" in tensor else data, 128 + 16 * tensor["segment"]
+        at = sum(struct.unpack_from("<Q", within, place)[0] for place in (24, row)) + tensor["offset"]
+        tensor["sha256"] = hashlib.sha256(within[at : at + size]).hexdigest()
     found = {
         "tensors": tensors,
         "image_size": image_size,
@@ -68,18 +72,39 @@ def read(data: bytes) -> dict:
     if version > 1:
         start, count = struct.unpack_from("<QQ", data, 88)
         found["xxh3"] = list(struct.unpack_from(f"<{count}Q", data, start))
-        pieces = [
-            data[head_size + offset + at : head_size + offset + min(at + (16 << 20), length)]
-            for offset, length in table[segments:]
-            for at in range(0, length, 16 << 20)
-        ]
+        pieces = []
+        for offset, length in table[segments:]:
+            within, place = data, head_size + offset
+            if offset >> 63:
+                assert offset >> 48 == 1 << 15  # base 0
+                within, place = base, struct.unpack_from("<Q", base, 24)[0] + offset % (1 << 48)
+            pieces += [within[place + at : place + min(at + (16 << 20), length)] for at in range(0, length, 16 << 20)]
         assert found["xxh3"] == [xxhash.xxh3_64_intdigest(piece) for piece in pieces]
+        about, length, bases = struct.unpack_from("<QQQ", data, 104)
+        if length:
+            found["about"] = json.loads(data[about : about + length])
+        if bases:
+            row = -(-(about + length) // 64) * 64
+            low, high, size = struct.unpack_from("<QQQ", data, row)
+            found["bases"] = [[f"{high:016x}{low:016x}", size]]
+            assert xxhash.xxh3_128_hexdigest(base[: struct.unpack_from("<Q", base, 24)[0]]) == found["bases"][0][0]
     return found
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_the_example_of_each_version_is_what_its_description_says(version):
-    assert read((GOLDEN / f"v{version}.image").read_bytes()) == json.loads((GOLDEN / f"v{version}.json").read_text())
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_example_of_each_version_is_what_its_description_says(name):
+    base = (GOLDEN / "v2.image").read_bytes() if "shared" in name else b""
+    found = read((GOLDEN / f"v{name}.image").read_bytes(), base)
+    assert found == json.loads((GOLDEN / f"v{name}.json").read_text())
+
+
+def test_the_example_that_shares_blocks_is_a_file_that_opens():
+    wrapper = ModelWrapper.open(GOLDEN / "v2-shared.image")
+    wrapper.verify()
+    assert_same(fine_tuned(), wrapper.load())
+    assert wrapper.nbytes < golden().nbytes / 2
+    assert torch.equal(wrapper.tensors()["['list'][0].weight"], example()["list"][0].weight)
+    assert ModelWrapper.open(GOLDEN / "v1.image").load()["note"] == "format 1"
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -169,6 +194,25 @@ def test_every_byte_of_the_head_is_guarded():
                 core.check_head(memory.ctypes.data, memory.nbytes, memory.nbytes)
             memory[position] ^= mask
     image.load(memory, [])
+
+
+@pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF])
+def test_numbers_of_shared_blocks_that_lie_never_crash(mask):
+    original, base = golden("2-shared"), golden()
+    head = image.header(original)
+    end = head.about_offset + head.about_size
+    for position in (*range(128 + 16 * (head.segment_count + head.block_count)), *range(end, head.head_size)):
+        memory = original.copy()
+        memory[position] ^= mask
+        resealed(memory)
+        for read in (
+            lambda memory=memory: image.load(memory, [], bases=[base]),
+            lambda memory=memory: image.named_tensors(memory, [base]),
+            lambda memory=memory: image.verify(memory, [base]),
+            lambda memory=memory: image.again(memory, [base], [base]),
+        ):
+            with contextlib.suppress(errors.ImageError):
+                read()
 
 
 @pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF])

@@ -16,12 +16,17 @@ import (
 // read them.
 func TestGoldenImagesRead(t *testing.T) {
 	for version := 1; version <= Version; version++ {
-		t.Run(fmt.Sprint(version), func(t *testing.T) { readGolden(t, version) })
+		t.Run(fmt.Sprint(version), func(t *testing.T) { readGolden(t, version, fmt.Sprint(version)) })
 	}
+	base, err := os.ReadFile("../../tests/golden/v2.image")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Run("shared", func(t *testing.T) { readGolden(t, 2, "2-shared", base) })
 }
 
-func readGolden(t *testing.T, version int) {
-	name := fmt.Sprintf("../../tests/golden/v%d", version)
+func readGolden(t *testing.T, version int, name string, bases ...[]byte) {
+	name = "../../tests/golden/v" + name
 	image, err := os.ReadFile(name + ".image")
 	if err != nil {
 		t.Fatal(err)
@@ -44,14 +49,14 @@ func readGolden(t *testing.T, version int) {
 		ImageSize int64 `json:"image_size"`
 		HeadSize  int64 `json:"head_size"`
 		Segments  [][2]int64
-		Blocks    [][2]int64
+		Blocks    [][2]uint64
 		CRC32     uint32
 		Sums      []uint64 `json:"xxh3"`
 	}
 	if err := json.Unmarshal(text, &want); err != nil {
 		t.Fatal(err)
 	}
-	r, err := Open(image)
+	r, err := Open(image, bases...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +88,7 @@ func readGolden(t *testing.T, version int) {
 		}
 	}
 
-	if row, err := Verify(image); version == 1 && !errors.Is(err, ErrNoSums) || version > 1 && (row != -1 || err != nil) {
+	if row, err := Verify(image, bases...); version == 1 && !errors.Is(err, ErrNoSums) || version > 1 && (row != -1 || err != nil) {
 		t.Errorf("verify: block %d, %v", row, err)
 	}
 	if version != Version {
@@ -98,14 +103,14 @@ func readGolden(t *testing.T, version int) {
 	}
 }
 
-func checkTable(t *testing.T, name string, got []Range, want [][2]int64) {
+func checkTable[T int64 | uint64](t *testing.T, name string, got []Range, want [][2]T) {
 	t.Helper()
 	if len(got) != len(want) {
 		t.Errorf("%d %s, want %d", len(got), name, len(want))
 		return
 	}
 	for i, row := range got {
-		if row != (Range{want[i][0], want[i][1]}) {
+		if row != (Range{int64(want[i][0]), int64(want[i][1])}) {
 			t.Errorf("row %d of %s is %+v, want %v", i, name, row, want[i])
 		}
 	}

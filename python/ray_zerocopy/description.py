@@ -48,7 +48,7 @@ class Description:
         interface = self.interface
         return {
             "class": self.class_name,
-            "models": {name: methods and sorted(methods) for name, methods in self.models.items()},
+            "models": {name: None if methods is None else sorted(methods) for name, methods in self.models.items()},
             "standalone": self.standalone,
             "mode": self.mode,
             "single": self.single,

@@ -414,9 +414,19 @@ def check(memory: Bytes, bases: Sequence[Bytes] = ()) -> None:
 
 
 def about_text(memory: Bytes) -> str:
-    """What an image that was checked says of itself, a JSON text; empty if it says nothing."""
+    """What an image that was checked says of itself, a JSON text in ASCII; empty if it says nothing.
+
+    Raises:
+        DamagedImageError: it is something else.
+    """
     head = header(memory)
-    return memory[head.about_offset :][: head.about_size].tobytes().decode()
+    text = memory[head.about_offset :][: head.about_size].tobytes()
+    try:
+        if b"\0" not in text:
+            return text.decode("ascii")
+    except UnicodeDecodeError:
+        pass
+    raise errors.DamagedImageError("what the image says of itself is not JSON in ASCII")
 
 
 def index(memory: Bytes) -> list[dict[str, Any]]:

@@ -398,7 +398,8 @@ class ModelWrapper(Generic[T], metaclass=_Class):
             BaseImageError: a file that it shares weights with is not to be had.
         """
         place = files.opened(path)
-        description = Description.of_json(place.about)
+        with files.naming(place.path):
+            description = Description.of_json(place.about)
         _require_mode(description.mode if mode is None else mode)
         return cls._described(place, place.nbytes, description, mode or description.mode)
 
@@ -496,13 +497,13 @@ class ModelWrapper(Generic[T], metaclass=_Class):
     def from_safetensors(
         cls,
         path: str | os.PathLike[str],
-        into: M,
+        into: Module,
         strict: bool = True,
         mode: Mode = "actor",
         model_attr_names: Sequence[str] | None = None,
         method_names: Sequence[str] | None = None,
         **naming: Any,
-    ) -> ModelWrapper[M]:
+    ) -> ModelWrapper[Module]:
         """Put a model whose weights lie in safetensors files into the object store.
 
         The bytes go from the page cache straight into shared memory. The model itself is filled as `load` with ``into``
@@ -927,7 +928,7 @@ def _made_in_task(
 
 
 def _places(wrappers: ModelWrapper[Any] | Sequence[ModelWrapper[Any]]) -> list[Place]:
-    several = [wrappers] if isinstance(wrappers, ModelWrapper) else list(wrappers)
+    several: Sequence[Any] = wrappers if isinstance(wrappers, (list, tuple)) else [wrappers]
     for each in several:
         if not isinstance(each, ModelWrapper):
             raise TypeError(

@@ -45,7 +45,8 @@ def fill(
     """Make the parameters and buffers of a model the given tensors, which keep their dtype and memory.
 
     A parameter's class, attributes and ``requires_grad`` stay the model's. Tied weights stay tied: a tensor under one
-    of their names is for all of them. Buffers that ``state_dict`` does not have stay as they are, unless they are given.
+    of their names is for all of them. Buffers that ``state_dict`` does not have stay as they are, or become what is
+    given for them.
 
     Args:
         model: any model, also one on the meta device.

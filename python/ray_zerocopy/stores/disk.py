@@ -133,13 +133,13 @@ def _write(descriptor: int, part: memoryview) -> None:
 def _partial(folder: str, at: int, name: str) -> Iterator[tuple[int, str]]:
     """A file to be written to, and its name; one without a name, which ends with this process, where the file system
     has such files."""
+    _remove_left(at, name)
     flags = os.O_WRONLY | os.O_CLOEXEC
     try:
         descriptor, partial = os.open(folder, flags | os.O_TMPFILE, 0o600), ""
     except OSError as cause:
         if cause.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
             raise
-        _remove_left(at, name)
         partial = _new_name(name)
         descriptor = os.open(partial, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=at)
     try:

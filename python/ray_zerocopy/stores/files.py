@@ -137,11 +137,14 @@ def naming(path: str) -> Iterator[None]:
 
 
 def _about(path: str, memory: Bytes) -> dict[str, Any]:
-    text = image.about_text(memory)
+    with naming(path):
+        text = image.about_text(memory)
+    about: Any
     try:
         about = json.loads(text) if text else {}
     except ValueError as cause:
         raise errors.DamagedImageError(f"{path!r}: what it says of itself is no JSON: {cause}") from cause
-    if not isinstance(about, dict) or not all(isinstance(name, str) for name in about.get("bases", [])):
+    bases = about.get("bases", []) if isinstance(about, dict) else None
+    if not isinstance(bases, list) or not all(isinstance(name, str) for name in bases):
         raise errors.DamagedImageError(f"{path!r}: what it says of itself is not what a writer of images writes")
-    return about
+    return dict(about)
