@@ -381,6 +381,10 @@ class Mapping:
         """Whether an address lies in what is mapped."""
         return 0 <= address - self._words[0] < self._words[1]
 
+    def addresses(self) -> range:
+        """The addresses of what is mapped."""
+        return range(self._words[0], self._words[0] + self._words[1])
+
     def detach(self) -> None:
         """Make what is mapped, if anything, this process's own, whatever is written to the store from then on.
 

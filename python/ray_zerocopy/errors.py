@@ -230,6 +230,10 @@ class IsolationWarning(UserWarning):
     """This machine does not give copy-on-write mappings: loaded weights are read-only or copies in this process."""
 
 
+class NodeFilesWarning(UserWarning):
+    """``RAY_ZEROCOPY_NODE_FILES`` is set, and images cannot be kept in files there; the message says what to change."""
+
+
 # --- named models --------------------------------------------------------------------------------
 
 

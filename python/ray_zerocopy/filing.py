@@ -128,7 +128,7 @@ def stored_bases(bases: Sequence[Place], detached: bool) -> tuple[list[Bytes], l
                 f"share_with is {place}, which ends with the process that made it, and a model with "
                 "lifetime='detached' would lose its weights then: give the base a name and lifetime='detached', too"
             )
-        had = loading.fetched(place, None, "Sharing a model's weights")
+        had = loading.fetched(place, None, "Sharing a model's weights", in_store=True)
         found = zip([had.memory, *had.bases], [place.reference(), *had.references])
         for memory, reference in found:
             fingerprint = core.fingerprint(core.address(memory), memory.nbytes)

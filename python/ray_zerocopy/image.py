@@ -32,6 +32,7 @@ _F = TypeVar("_F", bound="Callable[..., Any]")  # quoted: not to be subscripted 
 HEADER_SIZE = _HEADER.size
 _TABLES = HEADER_SIZE  # the segment table starts here, the block table follows
 _ROW = 16
+_BASE = struct.Struct("<QQQ")  # fingerprint, low half first, and length in bytes
 
 
 class Header(NamedTuple):
@@ -427,6 +428,15 @@ def about_text(memory: Bytes) -> str:
     except UnicodeDecodeError:
         pass
     raise errors.DamagedImageError("what the image says of itself is not JSON in ASCII")
+
+
+def base_fingerprints(memory: Bytes) -> list[str]:
+    """The fingerprints of the images that an image, which was checked, shares blocks with, in the order of its head."""
+    head = header(memory)
+    start = -(-(head.about_offset + head.about_size) // core.ALIGNMENT) * core.ALIGNMENT
+    return [
+        f"{high:016x}{low:016x}" for low, high, _ in _BASE.iter_unpack(memory[start:][: head.base_count * _BASE.size])
+    ]
 
 
 def index(memory: Bytes) -> list[dict[str, Any]]:

@@ -18,8 +18,10 @@ ISOLATION = "RAY_ZEROCOPY_ISOLATION"
 KEPT_MODELS = "RAY_ZEROCOPY_KEPT_MODELS"
 KEPT_BYTES = "RAY_ZEROCOPY_KEPT_BYTES"
 KEPT_SECONDS = "RAY_ZEROCOPY_KEPT_SECONDS"
+NODE_FILES = "RAY_ZEROCOPY_NODE_FILES"
+NODE_FILES_BYTES = "RAY_ZEROCOPY_NODE_FILES_BYTES"
 
-VARIABLES = (ISOLATION, KEPT_MODELS, KEPT_BYTES, KEPT_SECONDS)
+VARIABLES = (ISOLATION, KEPT_MODELS, KEPT_BYTES, KEPT_SECONDS, NODE_FILES, NODE_FILES_BYTES)
 
 
 def in_force() -> dict[str, str]:
@@ -77,6 +79,32 @@ def kept() -> Kept:
         _number(KEPT_BYTES, 2 << 30),
         _number(KEPT_SECONDS, 300),
     )
+
+
+class NodeFiles(NamedTuple):
+    """Where images of the store are kept as files, too.
+
+    Attributes:
+        folder: an absolute path.
+        nbytes: that all of them may have.
+    """
+
+    folder: str
+    nbytes: int
+
+
+def node_files() -> NodeFiles | None:
+    """What is asked for; None: no such files.
+
+    Raises:
+        SettingError: the folder's path is not absolute, or the bound is not a number.
+    """
+    folder = os.environ.get(NODE_FILES, "")
+    if not folder:
+        return None
+    if not os.path.isabs(folder):
+        raise errors.SettingError(f"{NODE_FILES}={folder!r} is not an absolute path; it takes that of a folder")
+    return NodeFiles(os.path.normpath(folder), _number(NODE_FILES_BYTES, 64 << 30))
 
 
 def _number(variable: str, default: int) -> int:

@@ -24,7 +24,7 @@ from .core import Bytes
 from .description import NOTHING, Description, Mode, about_of, taken_apart
 from .graph import filling, pipeline
 from .graph.private import PrivateBytes
-from .stores import checkpoints, connection, files, loading, named, objects
+from .stores import checkpoints, connection, files, loading, named, node, objects
 from .stores.files import File
 from .stores.loading import Place
 from .stores.named import Lifetime, Name
@@ -936,6 +936,13 @@ def _places(wrappers: ModelWrapper[Any] | Sequence[ModelWrapper[Any]]) -> list[P
                 "share_with=ModelWrapper.from_model(base)"
             )
     return [each._skeleton.image for each in several]
+
+
+@node.wrapped_memory.register(ModelWrapper)
+def _memory(wrapper: ModelWrapper[Any]) -> list[Bytes]:
+    wrapper._require("Asking for huge pages")
+    had = loading.fetched(wrapper._skeleton.image, None, "Asking for huge pages")
+    return [had.memory, *had.bases]
 
 
 def _prefault(memories: list[Bytes]) -> None:

@@ -3,7 +3,8 @@
 Private names of Ray used here, tried with 2.60; `tests/test_connection.py` fails when one goes:
 `auto_init_hook.auto_init_ray` (what Ray's own calls begin with), `client_mode_hook.client_mode_should_convert` (what
 they go by) and `disable_client_hook`, `worker.disconnect` (which `ray.shutdown` looks up as a global: Ray has no hook
-before a shutdown), and `CoreWorker.current_actor_is_asyncio`.
+before a shutdown), `CoreWorker.current_actor_is_asyncio`, and `worker.node.session_name`, which is public in newer
+versions.
 """
 
 from __future__ import annotations
@@ -107,6 +108,14 @@ def state_accessor() -> Any:
     other: Any = state  # before ray 2.60
     other._check_connected()
     return other.global_state_accessor
+
+
+def session() -> str:
+    """The name of the cluster's session, the same on all of its nodes; no other cluster has it."""
+    context = ray.get_runtime_context()
+    if hasattr(context, "get_session_name"):
+        return str(context.get_session_name())
+    return str(context.worker.node.session_name)  # in older versions of Ray, which does the same
 
 
 # --- which connection is it, and when does it end? ---------------------------------------------------

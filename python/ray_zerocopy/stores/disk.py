@@ -22,6 +22,7 @@ from .. import core, errors
 from ..core import Bytes
 
 _PIECE = 16 << 20  # bytes of one write: larger ones are no faster, and Ctrl-C waits for one
+_FOLIO = 2 << 20  # bytes of a huge page, and of the largest folio there is in the page cache
 _PARTIAL = ".partial"
 
 
@@ -29,7 +30,15 @@ _PARTIAL = ".partial"
 
 
 class _FileMapping(core.Mapping):
-    """A private mapping of a file; it needs no connection to Ray."""
+    """A private mapping of a file; it needs no connection to Ray.
+
+    Attributes:
+        held: what lives as long.
+    """
+
+    def __init__(self, held: Any = None) -> None:
+        super().__init__()
+        self.held = held
 
     def detach(self) -> None:
         """Nothing: what is mapped does not end with a connection to Ray."""
@@ -48,9 +57,9 @@ def mapped(path: str | os.PathLike[str]) -> Bytes:
         return mapping_of(descriptor, length)
 
 
-def mapping_of(descriptor: int, length: int) -> Bytes:
-    """The first ``length`` bytes of an open file as `mapped` gives them."""
-    mapping = _FileMapping()
+def mapping_of(descriptor: int, length: int, held: Any = None) -> Bytes:
+    """The first ``length`` bytes of an open file as `mapped` gives them; ``held`` lives as long."""
+    mapping = _FileMapping(held)
     return core.view(mapping.map_file(descriptor, length), length, mapping)
 
 
@@ -101,8 +110,8 @@ def write(path: str | os.PathLike[str], parts: Iterable[Any], durable: bool = Tr
         raise FileNotFoundError(errno.ENOENT, "there is no such folder", folder) from None
     try:
         with _partial(folder, at, name) as (descriptor, partial):
-            for part in parts:
-                _write(descriptor, memoryview(np.frombuffer(part, np.uint8)))
+            for piece in _gathered(parts):
+                _write(descriptor, piece)
             os.fchmod(descriptor, 0o444)
             if durable:
                 os.fsync(descriptor)
@@ -124,9 +133,34 @@ def _why(cause: OSError, folder: str) -> str:
     return text
 
 
-def _write(descriptor: int, part: memoryview) -> None:
-    while part:
-        part = part[os.write(descriptor, part[:_PIECE]) :]
+def _gathered(parts: Iterable[Any]) -> Iterator[Bytes]:
+    """What is written at a time: all of it begins at multiples of 2 MiB, as large folios do, wherever parts end."""
+    rest, filled = np.empty(_FOLIO, np.uint8), 0
+    for part in parts:
+        left = np.frombuffer(part, np.uint8)
+        if filled:
+            some = left[: _FOLIO - filled]
+            rest[filled : filled + some.nbytes] = some
+            filled, left = filled + some.nbytes, left[some.nbytes :]
+            if filled == _FOLIO:
+                yield rest
+                filled = 0
+        end = left.nbytes // _FOLIO * _FOLIO
+        for start in range(0, end, _PIECE):
+            yield left[start : min(start + _PIECE, end)]
+        if end < left.nbytes:
+            filled = left.nbytes - end
+            rest[:filled] = left[end:]
+    if filled:
+        yield rest[:filled]
+
+
+def _write(descriptor: int, piece: Bytes) -> None:
+    # of memory that is not in the page tables yet, Linux copies less at a time, into smaller folios
+    with contextlib.suppress(errors.RayZeroCopyError):
+        core.prefault(core.address(piece), piece.nbytes)
+    while piece.nbytes:
+        piece = piece[os.write(descriptor, piece) :]
 
 
 @contextlib.contextmanager

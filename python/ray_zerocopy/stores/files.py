@@ -118,13 +118,22 @@ def _mapped(path: str) -> tuple[Bytes, str]:
     """A file with an image, checked, and the image's fingerprint."""
     memory = disk.mapped(path)
     with naming(path):
-        core.check_head(core.address(memory), memory.nbytes, memory.nbytes)
-        size = image.header(memory).image_size
-        if size != memory.nbytes:
-            raise errors.DamagedImageError(
-                f"it has {memory.nbytes:,} bytes, and the image in it {size:,}: something was appended to it"
-            )
-        return memory, core.fingerprint(core.address(memory), memory.nbytes)
+        return memory, checked(memory)
+
+
+def checked(memory: Bytes) -> str:
+    """The fingerprint of the image that a file is.
+
+    Raises:
+        ForeignImageError, ImageVersionError, DamagedImageError: it is none, or not a sound one.
+    """
+    core.check_head(core.address(memory), memory.nbytes, memory.nbytes)
+    size = image.header(memory).image_size
+    if size != memory.nbytes:
+        raise errors.DamagedImageError(
+            f"it has {memory.nbytes:,} bytes, and the image in it {size:,}: something was appended to it"
+        )
+    return core.fingerprint(core.address(memory), memory.nbytes)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import torch
 from .. import errors, image, settings
 from ..core import Bytes
 from ..graph.skeleton import Imports
-from . import connection, files, metrics, objects
+from . import connection, files, metrics, node_files, objects
 from .files import File
 from .named import Name
 from .objects import Reference
@@ -44,24 +44,62 @@ class Fetched:
     since: float
 
 
-def fetched(place: Place, timeout: float | None, action: str) -> Fetched:
+def fetched(place: Place, timeout: float | None, action: str, verify: bool = False, in_store: bool = False) -> Fetched:
     """Have the memory of an image.
 
     Args:
         place: where the image is.
         timeout: seconds to wait until it is on this node; None: without end.
         action: what it is for, in errors.
+        verify: compare all bytes with its checksums.
+        in_store: whether the references of what it shares blocks with are needed, too.
 
     Raises:
         RayClientError: this process has no store.
         ImageLostError: the connection has ended meanwhile.
-        others as ``place.fetch``, `objects.received` and `File.mapped`.
+        others as ``place.fetch``, `objects.received`, `File.mapped` and, with ``verify``, `image.verify`.
     """
     if isinstance(place, File):
         since = time.perf_counter()
-        return Fetched(*place.mapped(), [], [], "copy-on-write", since)
-    if connection.is_client():
+        had = Fetched(*place.mapped(), [], [], "copy-on-write", since)
+    elif connection.is_client():
         raise errors.RayClientError(action)
+    else:
+        kept = None if in_store else node_files.chosen()
+        if kept is not None:
+            return _from_node(place, timeout, verify, kept)
+        had = _from_store(place, timeout)
+    if verify:
+        with naming(place):
+            image.verify(had.memory, had.bases)
+    return had
+
+
+def _from_node(place: Reference | Name, timeout: float | None, verify: bool, kept: node_files.Folder) -> Fetched:
+    """An image in the files of this node, or in the store where they cannot have it."""
+    object_id = place.reference(timeout).hex()  # raises where there is no such image any more
+    key, since = node_files.key(object_id, isinstance(place, Name)), time.perf_counter()
+    found = kept.find(key)
+    if found:
+        try:
+            if verify:
+                image.verify(found[0], found[1:])
+            return Fetched(found[0], found[1:], [], [], "copy-on-write", since)
+        except errors.ImageError:
+            kept.remove(found)
+    had = _from_store(place, timeout)
+    if not had.carried:
+        keys = [key, *(node_files.key(reference.hex(), False) for reference in had.references)]
+        found = kept.keep(keys, [had.memory, *had.bases])
+        if found:
+            had = Fetched(found[0], found[1:], [], [], "copy-on-write", had.since)
+    if verify:
+        image.verify(had.memory, had.bases)
+    return had
+
+
+def _from_store(place: Reference | Name, timeout: float | None) -> Fetched:
+    """An image in the store's memory. Raises as `fetched`."""
     number = connection.number()
     incoming, since = place.fetch(timeout), time.perf_counter()
     memory, isolation, carried = objects.received(incoming, number)
@@ -105,12 +143,10 @@ def load(
     Raises:
         as `fetched` and `image.load`.
     """
-    had = fetched(place, timeout, "Loading a model")
+    had = fetched(place, timeout, "Loading a model", verify)
     key = (place.namespace, place.name) if isinstance(place, Name) else ("", "")
     imports = Imports() if _log.isEnabledFor(logging.INFO) else None
     with naming(place):
-        if verify:
-            image.verify(had.memory, had.bases)
         small = objects.SMALL if had.isolation == "read-only" else 0
         whole = image.load(had.memory, had.carried, small, imports, single, had.bases)
     seconds = time.perf_counter() - had.since
@@ -130,9 +166,7 @@ def verify(place: Place, timeout: float | None = None) -> None:
     Raises:
         as `fetched` and `image.verify`.
     """
-    had = fetched(place, timeout, "Verifying a model")
-    with naming(place):
-        image.verify(had.memory, had.bases)
+    fetched(place, timeout, "Verifying a model", verify=True)
 
 
 def named_tensors(
@@ -149,8 +183,6 @@ def named_tensors(
     Raises:
         as `fetched` and `image.named_tensors`.
     """
-    had = fetched(place, timeout, "Reading a model's tensors")
+    had = fetched(place, timeout, "Reading a model's tensors", verify)
     with naming(place):
-        if verify:
-            image.verify(had.memory, had.bases)
         return image.named_tensors(had.memory, had.bases), image.index(had.memory), [had.memory, *had.bases]
