@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
 import xxhash
 
 from ray_zerocopy import image

@@ -163,13 +163,13 @@ def test_every_setting_is_known_and_documented():
 def test_typos_in_settings_are_noticed_and_others_variables_are_not(monkeypatch):
     for name in [name for name in os.environ if "ZEROCOPY" in name]:
         monkeypatch.delenv(name)
-    for name in ("RAY_ZERO_COPY_ISOLATION", "ray_zerocopy_kept_bytes", "RAY_ZEROCOPY_NOVEL"):
+    for name in ("RAY_ZERO_COPY_ISOLATION", "ray_zerocopy_kept_bytes", "RAY_ZEROCOPY_QUITE_ANOTHER"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("RAY_ENABLE_ZERO_COPY_TORCH_TENSORS", "1")
     assert settings.unknown() == {
         "RAY_ZERO_COPY_ISOLATION": settings.ISOLATION,
         "ray_zerocopy_kept_bytes": settings.KEPT_BYTES,
-        "RAY_ZEROCOPY_NOVEL": "",
+        "RAY_ZEROCOPY_QUITE_ANOTHER": "",
     }
 
 

@@ -264,6 +264,19 @@ def test_convert_there_and_back_has_the_same_tensors(file, tmp_path, capsys):
     assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in state.items())
 
 
+def test_convert_takes_what_fits_when_told_so(tmp_path, capsys):
+    save_file({"embedding.weight": torch.ones(9, 4), "other": torch.ones(3)}, str(tmp_path / "some.safetensors"))
+    given = str(tmp_path / "some.safetensors"), str(tmp_path / "some.rzc"), "--into", "test_cli_files:make_plain"
+    assert "'other'" in failed(capsys, "convert", *given)
+    code, _, err = said(capsys, "convert", *given, "--no-strict")
+    assert code == 0 and "left out: other" in err and "kept as built: head.weight" in err
+    assert torch.equal(ModelWrapper.open(given[1]).load()["embedding"].weight, torch.ones(9, 4))
+
+
+def make_plain():
+    return torch.nn.ModuleDict({"embedding": torch.nn.Embedding(9, 4), "head": torch.nn.Linear(4, 9)})
+
+
 def test_convert_does_not_write_over_a_file_unasked(file, tmp_path, capsys):
     there = tmp_path / "there.safetensors"
     there.write_bytes(b"mine")

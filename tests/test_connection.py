@@ -14,7 +14,7 @@ from ray._private import worker as ray_worker
 
 from helpers import run_script
 from ray_zerocopy import errors
-from ray_zerocopy.stores import connection, objects
+from ray_zerocopy.stores import connection, node_files, objects
 
 
 @pytest.mark.parametrize("how", ["starts", "starts_for_tasks", "starts_for_torchscript"])
@@ -65,6 +65,14 @@ def test_ray_has_the_private_names_that_this_relies_on():
     assert callable(auto_init_hook.auto_init_ray)
     assert inspect.unwrap(ray.put) is not ray.put
     assert hasattr(ray._raylet.CoreWorker, "current_actor_is_asyncio")
+
+
+def test_the_session_is_the_same_for_all_processes_of_a_cluster(cluster, worker):
+    name = connection.session()
+    assert name.startswith("session_") and worker(connection.session) == name
+    # what older versions of Ray are asked
+    assert ray.get_runtime_context().worker.node.session_name == name
+    assert any(f"--session-name={name}" in command for command in node_files._raylets())
 
 
 def test_loads_in_an_async_actor_do_not_warn_and_time_out():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import json
 import multiprocessing
 import os
 import pickle
 import subprocess
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -17,10 +19,11 @@ import numpy as np
 import pytest
 import ray
 import torch
+from safetensors.torch import load_file, save_file
 
 import zoo
 from compare import assert_same
-from helpers import HERE, mapped_bytes, run_script, settled_allocation, settles
+from helpers import HERE, anonymous_bytes, mapped_bytes, run_script, settled_allocation, settles
 from ray_zerocopy import JITModelWrapper, ModelWrapper, core, errors, huge_pages, image, isolation
 from ray_zerocopy.stores import disk, endings, files, keeper
 
@@ -301,6 +304,46 @@ def test_into_a_model_of_a_pipeline_and_buffers_that_state_dict_leaves_out(tmp_p
     with pytest.raises(errors.FillError, match=r"1\.weight"):
         file.load(into=less)
     assert torch.equal(file.load(into=less, strict=False)[0].weight, larger[0].weight)
+
+
+# --- safetensors -------------------------------------------------------------------------------------
+
+
+def test_shards_go_into_the_store_by_way_of_a_model_and_back_into_a_file(cluster, worker, tmp_path):
+    model, arguments = zoo.ZOO["gpt2_with_tied_weights"]()
+    model.save_pretrained(tmp_path / "shards", max_shard_size="100KB")
+    assert (tmp_path / "shards" / "model.safetensors.index.json").exists()
+    other = type(model)(model.config).eval()
+    wrapper = ModelWrapper.from_safetensors(tmp_path / "shards", into=other)
+    loaded = wrapper.load(verify=True)
+    assert loaded.lm_head.weight is loaded.transformer.wte.weight  # tied, and in the files once
+    assert_same(model.state_dict(), loaded.state_dict())
+    with torch.no_grad():
+        assert torch.equal(worker(logits, wrapper, arguments), model(*arguments).logits)
+    wrapper.save_safetensors(tmp_path / "model.safetensors")
+    found = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in model.state_dict().items() if name in found)
+    assert len(set(model.state_dict()) - set(found)) == 1  # once
+    with pytest.raises(errors.FillError, match="names of the model without a tensor"):
+        ModelWrapper.from_safetensors(tmp_path / "shards", into=torch.nn.Linear(3, 3))
+
+
+def logits(wrapper, arguments):
+    with torch.no_grad():
+        return wrapper.load()(*arguments).logits
+
+
+def test_no_copy_of_a_safetensors_file_is_made_in_this_process(cluster, tmp_path):
+    save_file({"weight": torch.rand(4000, 2500)}, tmp_path / "model.safetensors")  # 40 MB
+    with torch.device("meta"):
+        model = torch.nn.Linear(2500, 4000, bias=False)
+    before = anonymous_bytes()
+    wrapper = ModelWrapper.from_safetensors(tmp_path / "model.safetensors", into=model)
+    wrapper.save_safetensors(tmp_path / "again.safetensors")
+    assert anonymous_bytes() - before < 30 << 20
+    assert (tmp_path / "again.safetensors").read_bytes()[-1000:] == (tmp_path / "model.safetensors").read_bytes()[
+        -1000:
+    ]
 
 
 # --- damage ------------------------------------------------------------------------------------------
@@ -602,11 +645,16 @@ def test_families_of_named_models_live_as_long_as_their_members(cluster, worker)
         ModelWrapper.from_model(child, name="child", lifetime="detached", share_with=bound)
     wrapper = ModelWrapper.from_model(child, name="child", lifetime="detached", share_with=root)
     assert wrapper.nbytes < root.nbytes / 5
+    plain = ModelWrapper.from_model(child, share_with=root)  # this process's, over what the cluster owns
     root.delete()
     bound.delete()
     assert_same(child, ModelWrapper.get("child").load(verify=True))
     assert worker(total, wrapper) == checksum(child)
     wrapper.delete()
+    gc.collect()
+    time.sleep(1)  # for the cluster to give up what nobody holds
+    assert worker(total, plain) == checksum(child)
+    assert_same(child, plain.load(verify=True))
 
 
 def test_share_with_takes_wrappers_of_the_same_kind(cluster, tmp_path):

@@ -529,8 +529,8 @@ class ModelWrapper(Generic[T], metaclass=_Class):
     def save_safetensors(self, path: str | os.PathLike[str], timeout: float | None = None) -> None:
         """Write what ``state_dict`` has into one safetensors file, tensor by tensor: no copy of the whole is made.
 
-        Tied weights are written once, under their first name; the others are in the file's metadata, each with that
-        name, as the safetensors package's own ``save_model`` does.
+        Tied weights are written once, under the name that the safetensors package's own ``save_model`` chooses; the
+        others stand in the file's metadata, each with that name, as there.
 
         Raises:
             FileError: as `save`.

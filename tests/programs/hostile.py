@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 import zoo
-from make_golden import example, resealed, written
+from make_golden import example, fine_tuned, resealed, written
 from ray_zerocopy import errors, image
 from ray_zerocopy.graph import skeleton
 
@@ -32,16 +32,26 @@ ALLOWED = (errors.ImageError, errors.ClassNotFoundError)
 HEADROOM = 100 << 20
 
 
-def corpus() -> dict[str, np.ndarray]:
+def corpus() -> dict[str, tuple[np.ndarray, list[np.ndarray]]]:
+    """Images, each with those that it shares blocks with."""
     # not the images in tests/golden: before dtypes had a function of ours, pickle set their state, and NumPy (2.4) ends
     # the process where that is not what NumPy wrote
-    found = {"example": written(example())}
+    base = written(example())
+    found = {"example": (base, []), "shared": (written(fine_tuned(), lambda *_: {"class": "dict"}, [base]), [base])}
     for name, make in zoo.ZOO.items():
         root = make()[0]
         whole = written(root)
         if whole.nbytes < 1 << 20:
-            found[name] = whole
+            found[name] = whole, []
     return found
+
+
+READERS = [
+    *[lambda whole, bases: image.load(whole, [], bases=bases)] * 7,
+    image.named_tensors,
+    image.verify,
+    lambda whole, bases: image.again(whole, bases, bases),
+]
 
 
 def layout(whole: np.ndarray) -> tuple[int, int, int]:
@@ -57,7 +67,9 @@ def changed(original: np.ndarray, dice: random.Random) -> np.ndarray:
     pickled = start + 4 + 4 * count
     for _ in range(dice.choice((1, 1, 1, 2, 3))):
         kind = dice.random()
-        if kind < 0.15:
+        if kind < 0.05:
+            at = dice.randrange(end, head)
+        elif kind < 0.15:
             at = dice.randrange(16, pickled)
         elif kind < 0.9 or head == whole.nbytes:
             at = dice.randrange(pickled, end)
@@ -94,8 +106,8 @@ OPCODES = [ord(opcode.code) for opcode in pickletools.opcodes]
 def main(seconds: float, seed: int) -> int:
     warnings.simplefilter("ignore")
     images = corpus()
-    for whole in images.values():
-        image.load(whole.copy(), [])
+    for whole, bases in images.values():
+        image.load(whole.copy(), [], bases=bases)
     start = bounded()
     names = sorted(images)
     outcomes: Counter[str] = Counter()
@@ -109,10 +121,11 @@ def main(seconds: float, seed: int) -> int:
             name = dice.choice(names)
             if TRACE:
                 print(name, number, file=TRACE, flush=True)
-            whole = changed(images[name], dice)
+            original, bases = images[name]
+            whole = changed(original, dice)
             outcome = "loaded"
             try:
-                image.load(whole, [])
+                dice.choice(READERS)(whole, bases)
             except ALLOWED as error:
                 outcome = type(error).__name__
             except BaseException as error:

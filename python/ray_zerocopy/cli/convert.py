@@ -32,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="builds the model for the tensors of a .safetensors file, as in my_package.models:make_encoder; it is "
         "imported as Python would from this folder",
     )
+    parser.add_argument(
+        "--no-strict",
+        dest="strict",
+        action="store_false",
+        help="with --into: take the tensors that fit, and keep what the factory gave for the others; both are listed",
+    )
     parser.add_argument("--force", action="store_true", help="write over a DESTINATION that is there")
 
 
@@ -75,7 +81,10 @@ def _convert(given: argparse.Namespace) -> None:
     tensors, model = checkpoints.read(source), make()
     if not isinstance(model, torch.nn.Module):
         raise failures.Failed(f"--into {given.into} gives a {type(model).__qualname__}, not a torch.nn.Module")
-    filling.fill(model, tensors, strict=True)
+    report = filling.fill(model, tensors, given.strict)
+    for text, names in (("kept as built", report.missing_keys), ("left out", report.unexpected_keys)):
+        if names:
+            print(f"{text}: {', '.join(names)}", file=sys.stderr)
     with progress.written(destination, sum(tensor.nbytes for tensor in tensors.values())):
         ModelWrapper.to_file(model, destination)
 

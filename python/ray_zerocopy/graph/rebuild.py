@@ -561,6 +561,13 @@ def _script_module(archive: np.ndarray[Any, Any], storages: list[UntypedStorage]
     return wrapped
 
 
+def _generator(device: torch.device, seed: int, offset: int | None, state: torch.Tensor) -> torch.Generator:
+    """A generator of random numbers, in one step: torch dies of one whose state is no such tuple."""
+    made = torch.Generator(device)
+    made.__setstate__((int(seed), None if offset is None else int(offset), state))
+    return made
+
+
 def _script_object(state: Any, name: str) -> Any:
     """An object of a custom class, in one step: torch dies of one that is used before it has its state."""
     made = _C.ScriptObject.__new__(_C.ScriptObject)

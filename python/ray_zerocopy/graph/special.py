@@ -138,6 +138,11 @@ def is_loguru(obj: Any) -> bool:
 
 # What pickle's ``reducer_override`` returns, by class. What a weak reference points to is part of the graph, and gone
 # after loading if nothing else there holds it.
+def _generator(obj: torch.Generator) -> Any:
+    _, (device,), state = obj.__reduce__()
+    return rebuild._generator, (device, *state)
+
+
 KINDS: dict[type, Callable[[Any], Any]] = {
     functools.cached_property: _cached_property,
     functools._lru_cache_wrapper: _cached_function,
@@ -148,6 +153,7 @@ KINDS: dict[type, Callable[[Any], Any]] = {
     weakref.WeakSet: _weak_set,
     weakref.WeakKeyDictionary: _weak_dictionary,
     weakref.WeakValueDictionary: _weak_dictionary,
+    torch.Generator: _generator,
     torch.fx.Graph: fx.reduce_graph,
     torch.jit.ScriptFunction: _script_function,
     torch._ops.OpOverload: _overload,

@@ -32,6 +32,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,7 +90,7 @@ class Folder:
 
     Attributes:
         root: the folder that was asked for.
-        limit: bytes that all files there may have, of other sessions too.
+        limit: bytes that all files there may have, of this user's other sessions too.
         name: of the folder in there that is this session's.
     """
 
@@ -193,28 +194,23 @@ class Folder:
     def _mapped(self, fingerprint: str) -> Bytes | None:
         """An image, if it is here; a file that is not the one that was written is removed."""
         path = self._at(fingerprint + _IMAGE)
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except FileNotFoundError:
-            return None
-        try:
+        with contextlib.suppress(FileNotFoundError), FileIO(path) as file:
             for _ in range(_LOOKS):
-                if _locked(descriptor, fcntl.LOCK_SH):
+                if _locked(file, fcntl.LOCK_SH):
                     break
                 time.sleep(0.001)  # somebody looks whether it is in use
             else:
                 return None
-            if not os.fstat(descriptor).st_nlink:
+            if not os.fstat(file.fileno()).st_nlink:
                 return None
-            memory = _sound(descriptor, fingerprint)
+            memory = _sound(file.fileno(), fingerprint)
             if memory is None:
                 os.unlink(path)
                 return None
             with contextlib.suppress(OSError):
-                os.utime(descriptor)  # `_make_room` goes by it
+                os.utime(file.fileno())  # `_make_room` goes by it
             return memory
-        finally:
-            os.close(descriptor)
+        return None
 
     # --- writing ---
 
@@ -258,18 +254,15 @@ class Folder:
         path = self._at(fingerprint + _LOCK)
         end = time.monotonic() + PATIENCE + nbytes / SLOWEST
         while True:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
-                if _locked(descriptor, fcntl.LOCK_EX) and os.fstat(descriptor).st_nlink:
+            with FileIO(path, "a") as file:
+                if _locked(file, fcntl.LOCK_EX) and os.fstat(file.fileno()).st_nlink:
                     try:
-                        os.ftruncate(descriptor, nbytes)  # takes no room; `_make_room` of others counts it
+                        file.truncate(nbytes)  # takes no room; `_make_room` of others counts it
                         yield True
                     finally:
                         with contextlib.suppress(FileNotFoundError):
                             os.unlink(path)
                     return
-            finally:
-                os.close(descriptor)
             if time.monotonic() > end:
                 yield False
                 return
@@ -329,11 +322,11 @@ class Folder:
         )
 
     def _sessions(self) -> list[str]:
-        """The folders of the sessions that go on, once those of others are removed."""
+        """The folders of this user's sessions that go on, once those of others are removed."""
         found, running = [self.path], None
         for name in os.listdir(self.root):
             match, path = _SESSION.fullmatch(name), os.path.join(self.root, name)
-            if not match or name == self.name:
+            if not match or name == self.name or os.lstat(path).st_uid != os.geteuid():
                 continue
             if running is None:
                 running = _raylets()
@@ -341,7 +334,7 @@ class Folder:
                 found.append(path)
             else:
                 _remove_session(path)
-        return [path for path in found if os.access(path, os.R_OK | os.X_OK)]
+        return found
 
     def _tidy(self) -> None:
         """Remove links that lead nowhere, those of named models that are gone, and what killed writers have left."""
@@ -400,7 +393,7 @@ def _entries(folder: str) -> Iterator[_Entry]:
 
 
 def _remove_session(path: str) -> None:
-    """Remove the folder of a session, as far as nobody uses what is in there, and this user may."""
+    """Remove the folder of a session, as far as nobody uses what is in there."""
     with contextlib.suppress(OSError):
         for name in os.listdir(path):
             each = os.path.join(path, name)
@@ -421,16 +414,15 @@ def _remove_idle(path: str) -> bool:
 @contextlib.contextmanager
 def _exclusive(path: str) -> Iterator[bool]:
     """Whether this is the only process that uses a file; no other one begins to, meanwhile."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        yield _locked(descriptor, fcntl.LOCK_EX)
-    finally:
-        os.close(descriptor)
+    with FileIO(path) as file:
+        yield _locked(file, fcntl.LOCK_EX)
 
 
-def _locked(descriptor: int, kind: int) -> bool:
+def _locked(file: FileIO, kind: int) -> bool:
+    """Whether a file could be locked at once. (A `FileIO` is closed whenever a signal's exception comes; a descriptor
+    may be lost then.)"""
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -441,7 +433,8 @@ def _sound(descriptor: int, fingerprint: str) -> Bytes | None:
     length = os.fstat(descriptor).st_size
     if length < image.HEADER_SIZE:
         return None
-    # Python's own mapping has a descriptor of its own, for the same lock, and closes it without running Python code
+    # A mapping holds the lock by itself, but not where its file is another one than was opened (overlayfs). Python's
+    # has a descriptor of its own, for the same lock, and closes it without running Python code.
     lock = mmap.mmap(descriptor, 1, access=mmap.ACCESS_READ)
     memory = disk.mapping_of(descriptor, length, lock)
     with contextlib.suppress(errors.ImageError):
