@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 import zoo
 from compare import assert_same
 from helpers import HERE, anonymous_bytes, mapped_bytes, run_script, settled_allocation, settles
-from ray_zerocopy import JITModelWrapper, ModelWrapper, core, errors, huge_pages, image, isolation
+from ray_zerocopy import JITModelWrapper, ModelWrapper, core, errors, huge_pages, image, isolation, reading
 from ray_zerocopy.stores import disk, endings, files, keeper
 
 
@@ -377,7 +377,7 @@ def test_a_flipped_bit_in_any_part_is_found_and_named(tmp_path):
     model = torch.nn.Sequential(torch.nn.Linear(200, 200), torch.nn.Linear(200, 100))
     wrapper = ModelWrapper.to_file(model, path)
     whole = bytearray(path.read_bytes())
-    head = image.header(np.frombuffer(whole, np.uint8)).head_size
+    head = reading.header(np.frombuffer(whole, np.uint8)).head_size
     for at in (3, 9, 40, 90, 300, head - 1000):  # magic, version, counts, tables, the skeleton
         damaged = whole[:]
         damaged[at] ^= 4
@@ -422,7 +422,7 @@ def test_what_an_image_says_of_itself_is_checked(tmp_path):
     path = tmp_path / "model.rzc"
     ModelWrapper.to_file(torch.nn.Linear(60, 60), path)
     memory = disk.mapped(path)
-    said = json.loads(image.about_text(memory))
+    said = json.loads(reading.about_text(memory))
     for changed in (
         {**said, "models": 3},
         {**said, "interface": None},

@@ -23,7 +23,7 @@ import zoo
 from compare import assert_same
 from helpers import run_script
 from make_golden import aligned, example, fine_tuned, resealed, written
-from ray_zerocopy import ModelWrapper, core, errors, image
+from ray_zerocopy import ModelWrapper, core, errors, image, reading
 from ray_zerocopy.graph import pipeline, rebuild
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -109,7 +109,7 @@ def test_the_example_that_shares_blocks_is_a_file_that_opens():
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_example_of_each_version_still_loads(version):
-    loaded = image.load(golden(version), [])
+    loaded = reading.load(golden(version), [])
     expected = example()
     assert loaded["note"] == "format 1"
     assert np.array_equal(loaded["array"], expected["array"])
@@ -161,9 +161,9 @@ def test_a_flipped_bit_of_the_data_is_found_and_named():
     model = torch.nn.Sequential(torch.nn.Linear(3000, 2000), torch.nn.Linear(7, 3), torch.nn.Embedding(5000, 1000))
     tied = torch.nn.ModuleDict({"one": model, "two": torch.nn.ModuleList([model[2]])})
     memory = written(zoo.Holder(tied=tied, array=np.arange(5000)))
-    image.verify(memory)
+    reading.verify(memory)
     head = int(memory[24:32].view(np.uint64)[0])
-    loaded = image.load(memory, [])
+    loaded = reading.load(memory, [])
     for tensor, says in [
         (loaded.tied["one"][0].weight, r"tensor 'tied\.one\.0\.weight' \(block"),
         (loaded.tied["one"][1].bias, r"tensor 'tied\.one\.1\.bias' \(block"),
@@ -176,11 +176,11 @@ def test_a_flipped_bit_of_the_data_is_found_and_named():
             assert head <= position < memory.nbytes
             memory[position] ^= 0x10
             with pytest.raises(errors.DamagedImageError, match=says):
-                image.verify(memory)
+                reading.verify(memory)
             memory[position] ^= 0x10
-    image.verify(memory)
+    reading.verify(memory)
     with pytest.raises(errors.ImageVersionError, match=r"version 1 .*no checksums"):
-        image.verify(golden(1))
+        reading.verify(golden(1))
 
 
 def test_every_byte_of_the_head_is_guarded():
@@ -193,22 +193,22 @@ def test_every_byte_of_the_head_is_guarded():
             with pytest.raises(errors.ImageError):
                 core.check_head(memory.ctypes.data, memory.nbytes, memory.nbytes)
             memory[position] ^= mask
-    image.load(memory, [])
+    reading.load(memory, [])
 
 
 @pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF])
 def test_numbers_of_shared_blocks_that_lie_never_crash(mask):
     original, base = golden("2-shared"), golden()
-    head = image.header(original)
+    head = reading.header(original)
     end = head.about_offset + head.about_size
     for position in (*range(128 + 16 * (head.segment_count + head.block_count)), *range(end, head.head_size)):
         memory = original.copy()
         memory[position] ^= mask
         resealed(memory)
         for read in (
-            lambda memory=memory: image.load(memory, [], bases=[base]),
-            lambda memory=memory: image.named_tensors(memory, [base]),
-            lambda memory=memory: image.verify(memory, [base]),
+            lambda memory=memory: reading.load(memory, [], bases=[base]),
+            lambda memory=memory: reading.named_tensors(memory, [base]),
+            lambda memory=memory: reading.verify(memory, [base]),
             lambda memory=memory: image.again(memory, [base], [base]),
         ):
             with contextlib.suppress(errors.ImageError):
@@ -225,7 +225,7 @@ def test_numbers_that_lie_under_a_good_checksum_never_crash(mask):
         memory = original.copy()
         memory[position] ^= mask
         try:
-            image.load(resealed(memory), [])
+            reading.load(resealed(memory), [])
         except errors.ImageError:
             continue
 
@@ -264,7 +264,7 @@ def replaced(memory: np.ndarray, start: int, end: int, old: bytes, new: bytes) -
 def test_numbers_of_a_pickle_that_lie(root, old, new, says):
     memory = replaced(*head_of(root), old, new)
     with pytest.raises(errors.DamagedImageError, match=says):
-        image.load(memory, [])
+        reading.load(memory, [])
 
 
 SOUND = (3, "<", None, ("a", "b"), {"a": (np.dtype("i4"), 0), "b": (np.dtype("i4"), 4)}, 8, 1, 0)
@@ -305,7 +305,7 @@ def test_sparse_indices_that_lie():
     (at,) = np.flatnonzero((numbers[:-2] == 4) & (numbers[1:-1] == 5) & (numbers[2:] == 6))
     numbers[at] = 1 << 40
     with pytest.raises(errors.DamagedImageError, match="index"):
-        image.load(memory, [])
+        reading.load(memory, [])
 
 
 class Careless:
@@ -319,7 +319,7 @@ def test_an_error_of_the_pipelines_own_code_stays_what_it_is():
     careless = Careless()
     careless.model = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match="of its own") as caught:
-        image.load(written(careless), [])
+        reading.load(written(careless), [])
     assert type(caught.value) is ValueError
 
 
@@ -342,11 +342,11 @@ def test_a_later_version_and_another_byte_order_are_told_apart():
     later = golden()
     later[8] = 3
     with pytest.raises(errors.ImageVersionError, match="version 3"):
-        image.load(resealed(later), [])
+        reading.load(resealed(later), [])
     swapped = golden()
     swapped[12:16] = swapped[12:16][::-1].copy()
     with pytest.raises(errors.ForeignImageError):
-        image.load(resealed(swapped), [])
+        reading.load(resealed(swapped), [])
 
 
 @settings(max_examples=60, deadline=None)
@@ -367,7 +367,7 @@ def test_any_set_of_tensors_comes_back(kinds, padding):
     for dtype, shape, flipped in kinds:
         tensor = torch.ones(shape).to(dtype)
         tensors.append(tensor.permute(*reversed(range(tensor.dim()))) if flipped and shape else tensor)
-    assert_same(tensors, image.load(written(tensors), []))
+    assert_same(tensors, reading.load(written(tensors), []))
 
 
 def test_overlapping_memory_is_stored_once():
@@ -375,7 +375,7 @@ def test_overlapping_memory_is_stored_once():
     array = base.numpy()
     root = [base, torch.from_numpy(array[1000:]), torch.from_numpy(array[:500_000]), array[7:9000]]
     assert written(root).nbytes < (1 << 20) + 8192
-    assert_same(root, image.load(written(root), []))
+    assert_same(root, reading.load(written(root), []))
 
 
 def test_building_copies_nothing_but_the_small_blocks():
@@ -398,7 +398,7 @@ class Completed(torch.nn.Linear):
 def test_a_class_with_a_setstate_of_its_own_is_given_what_pickle_gives_it():
     model = Completed(2, 2)
     model.register_forward_hook(print)
-    loaded, pickled = image.load(written(model), []), pickle.loads(pickle.dumps(model))
+    loaded, pickled = reading.load(written(model), []), pickle.loads(pickle.dumps(model))
     assert len(loaded.given) > 9
     assert loaded.given == pickled.given
     assert_same(pickled, loaded)
@@ -433,13 +433,13 @@ def test_the_garbage_collector_rests_while_an_image_is_made_or_loaded_and_only_t
     model = torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(1500)))
     memory = written(model)
     assert collected_during(lambda: pickle.loads(pickle.dumps(model))) > 2  # what it would do
-    for action in (lambda: image.build(model, "model", []), lambda: image.load(memory, [])):
+    for action in (lambda: image.build(model, "model", []), lambda: reading.load(memory, [])):
         gc.collect(0)
         assert collected_during(action) <= 1  # once it is allowed to again
         assert gc.isenabled()
     stubborn = written(Stubborn())
     with pytest.raises(ValueError, match="no"):
-        image.load(stubborn, [])
+        reading.load(stubborn, [])
     assert gc.isenabled()
 
 
@@ -447,7 +447,7 @@ def test_a_garbage_collector_that_was_off_stays_off():
     memory = written(zoo.tied_weights())
     gc.disable()
     try:
-        image.load(memory, [])
+        reading.load(memory, [])
         assert not gc.isenabled()
     finally:
         gc.enable()

@@ -13,7 +13,7 @@ import zoo
 from compare import assert_same
 from helpers import HERE, run_script
 from make_golden import written
-from ray_zerocopy import ModelWrapper, image
+from ray_zerocopy import ModelWrapper, reading
 from ray_zerocopy.graph import pipeline
 
 
@@ -167,9 +167,9 @@ def test_modes_in_force_do_not_matter(mode):
         original, _ = make()
         plain = written(original)
         with MODES[mode]():
-            loaded = image.load(plain, [])
+            loaded = reading.load(plain, [])
             again = written(original)
-        for each in (loaded, image.load(again, [])):
+        for each in (loaded, reading.load(again, [])):
             assert_same(original, each)
             models = [model for _, model in pipeline.named_models(each) if isinstance(model, torch.nn.Module)]
             parts = [part for model in models for part in (*model.parameters(), *model.buffers())]

@@ -14,7 +14,7 @@ import numpy as np
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from . import core, errors, image
+from . import core, errors, image, reading
 from .core import Bytes
 from .description import Description, Mode
 from .stores import disk, files, loading, named, objects
@@ -58,7 +58,7 @@ def save(place: Place, path: str | os.PathLike[str], bases: Sequence[Place], tim
     had = loading.fetched(place, timeout, "Saving a model")
     require_nothing_carried(f"what is in {place}", had.carried)
     with loading.naming(place):
-        image.check(had.memory, had.bases)
+        reading.check(had.memory, had.bases)
         if not had.bases and not known:
             write(target, [had.memory])
             return
@@ -148,7 +148,7 @@ def whole(place: File, mode: Mode) -> tuple[list[Bytes], int, About, Description
     with loading.naming(place):
         description = replace(Description.of_json(place.about), mode=mode)
         parts, size = image.again(memory, bases, about=_alone) if bases else ([memory], memory.nbytes)
-        about = About(pickle.dumps(description), description.class_name, size, len(image.index(memory)))
+        about = About(pickle.dumps(description), description.class_name, size, len(reading.index(memory)))
     return parts, size, about, description
 
 

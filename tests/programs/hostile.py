@@ -25,7 +25,7 @@ import torch
 
 import zoo
 from make_golden import example, fine_tuned, resealed, written
-from ray_zerocopy import errors, image
+from ray_zerocopy import errors, image, reading
 from ray_zerocopy.graph import skeleton
 
 ALLOWED = (errors.ImageError, errors.ClassNotFoundError)
@@ -47,9 +47,9 @@ def corpus() -> dict[str, tuple[np.ndarray, list[np.ndarray]]]:
 
 
 READERS = [
-    *[lambda whole, bases: image.load(whole, [], bases=bases)] * 7,
-    image.named_tensors,
-    image.verify,
+    *[lambda whole, bases: reading.load(whole, [], bases=bases)] * 7,
+    reading.named_tensors,
+    reading.verify,
     lambda whole, bases: image.again(whole, bases, bases),
 ]
 
@@ -107,7 +107,7 @@ def main(seconds: float, seed: int) -> int:
     warnings.simplefilter("ignore")
     images = corpus()
     for whole, bases in images.values():
-        image.load(whole.copy(), [], bases=bases)
+        reading.load(whole.copy(), [], bases=bases)
     start = bounded()
     names = sorted(images)
     outcomes: Counter[str] = Counter()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .. import core, errors, image
+from .. import core, errors, reading
 from ..core import Bytes
 from . import connection, disk
 
@@ -67,7 +67,7 @@ class File:
     def index(self) -> list[dict[str, Any]]:
         """The entries of the index (docs/format.md). Raises as `mapped`."""
         with naming(self.path):
-            return image.index(self._own())
+            return reading.index(self._own())
 
     @property
     def about(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def opened(path: str | os.PathLike[str]) -> File:
     target = os.path.abspath(os.fspath(path))
     found, memory = _opened(target)
     names = _about(target, memory).get("bases", [])
-    count = image.header(memory).base_count
+    count = reading.header(memory).base_count
     if len(names) != count:
         raise errors.BaseImageError(
             f"{target!r} shares weights with {count} other images, and names the files of {len(names)}: wrapper.save() "
@@ -128,7 +128,7 @@ def checked(memory: Bytes) -> str:
         ForeignImageError, ImageVersionError, DamagedImageError: it is none, or not a sound one.
     """
     core.check_head(core.address(memory), memory.nbytes, memory.nbytes)
-    size = image.header(memory).image_size
+    size = reading.header(memory).image_size
     if size != memory.nbytes:
         raise errors.DamagedImageError(
             f"it has {memory.nbytes:,} bytes, and the image in it {size:,}: something was appended to it"
@@ -147,7 +147,7 @@ def naming(path: str) -> Iterator[None]:
 
 def _about(path: str, memory: Bytes) -> dict[str, Any]:
     with naming(path):
-        text = image.about_text(memory)
+        text = reading.about_text(memory)
     about: Any
     try:
         about = json.loads(text) if text else {}

@@ -10,7 +10,7 @@ from typing import Any, ContextManager, Union
 
 import torch
 
-from .. import errors, image, settings
+from .. import errors, reading, settings
 from ..core import Bytes
 from ..graph.skeleton import Imports
 from . import connection, files, metrics, node_files, objects
@@ -57,7 +57,7 @@ def fetched(place: Place, timeout: float | None, action: str, verify: bool = Fal
     Raises:
         RayClientError: this process has no store.
         ImageLostError: the connection has ended meanwhile.
-        others as ``place.fetch``, `objects.received`, `File.mapped` and, with ``verify``, `image.verify`.
+        others as ``place.fetch``, `objects.received`, `File.mapped` and, with ``verify``, `reading.verify`.
     """
     if isinstance(place, File):
         since = time.perf_counter()
@@ -71,7 +71,7 @@ def fetched(place: Place, timeout: float | None, action: str, verify: bool = Fal
         had = _from_store(place, timeout)
     if verify:
         with naming(place):
-            image.verify(had.memory, had.bases)
+            reading.verify(had.memory, had.bases)
     return had
 
 
@@ -83,7 +83,7 @@ def _from_node(place: Reference | Name, timeout: float | None, verify: bool, kep
     if found:
         try:
             if verify:
-                image.verify(found[0], found[1:])
+                reading.verify(found[0], found[1:])
             return Fetched(found[0], found[1:], [], [], "copy-on-write", since)
         except errors.ImageError:
             kept.remove(found)
@@ -94,7 +94,7 @@ def _from_node(place: Reference | Name, timeout: float | None, verify: bool, kep
         if found:
             had = Fetched(found[0], found[1:], [], [], "copy-on-write", had.since)
     if verify:
-        image.verify(had.memory, had.bases)
+        reading.verify(had.memory, had.bases)
     return had
 
 
@@ -103,7 +103,7 @@ def _from_store(place: Reference | Name, timeout: float | None) -> Fetched:
     number = connection.number()
     incoming, since = place.fetch(timeout), time.perf_counter()
     memory, isolation, carried = objects.received(incoming, number)
-    count = image.header(memory).base_count if memory.nbytes >= image.HEADER_SIZE else 0
+    count = reading.header(memory).base_count if memory.nbytes >= reading.HEADER_SIZE else 0
     if not 0 < count <= len(carried):
         return Fetched(memory, [], carried, [], isolation, since)
     bases = []
@@ -135,20 +135,20 @@ def load(
     Args:
         place, timeout: as in `fetched`.
         verify: compare all bytes with the image's checksums first.
-        single: as in `image.load`.
+        single: as in `reading.load`.
 
     Returns:
         The object, and the memory of its image and of what that shares blocks with, which lives as long.
 
     Raises:
-        as `fetched` and `image.load`.
+        as `fetched` and `reading.load`.
     """
     had = fetched(place, timeout, "Loading a model", verify)
     key = (place.namespace, place.name) if isinstance(place, Name) else ("", "")
     imports = Imports() if _log.isEnabledFor(logging.INFO) else None
     with naming(place):
         small = objects.SMALL if had.isolation == "read-only" else 0
-        whole = image.load(had.memory, had.carried, small, imports, single, had.bases)
+        whole = reading.load(had.memory, had.carried, small, imports, single, had.bases)
     seconds = time.perf_counter() - had.since
     metrics.loaded(key, seconds, had.memory)
     if imports is not None:
@@ -164,7 +164,7 @@ def verify(place: Place, timeout: float | None = None) -> None:
     """Compare all bytes of an image with its checksums, without unpickling it.
 
     Raises:
-        as `fetched` and `image.verify`.
+        as `fetched` and `reading.verify`.
     """
     fetched(place, timeout, "Verifying a model", verify=True)
 
@@ -181,8 +181,8 @@ def named_tensors(
         The tensors, the entries of the index (docs/format.md), and the memory as `load` gives it.
 
     Raises:
-        as `fetched` and `image.named_tensors`.
+        as `fetched` and `reading.named_tensors`.
     """
     had = fetched(place, timeout, "Reading a model's tensors", verify)
     with naming(place):
-        return image.named_tensors(had.memory, had.bases), image.index(had.memory), [had.memory, *had.bases]
+        return reading.named_tensors(had.memory, had.bases), reading.index(had.memory), [had.memory, *had.bases]

@@ -36,7 +36,7 @@ from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
-from .. import core, errors, image, settings
+from .. import core, errors, reading, settings
 from ..core import Bytes
 from . import connection, disk, files, named, records
 
@@ -122,7 +122,7 @@ class Folder:
             if found is None:
                 return None
             whole = [found]
-            for fingerprint in image.base_fingerprints(found):
+            for fingerprint in reading.base_fingerprints(found):
                 found = self._mapped(fingerprint)
                 if found is None:
                     return None
@@ -151,7 +151,7 @@ class Folder:
             names = [core.fingerprint(core.address(memory), memory.nbytes) for memory in memories]
         except errors.ImageError:  # whoever loads it will say so
             return None
-        if any(image.header(memory).version < 2 for memory in memories):  # its fingerprint is not that of the data
+        if any(reading.header(memory).version < 2 for memory in memories):  # its fingerprint is not that of the data
             return None
         try:
             if size > self.limit:
@@ -431,7 +431,7 @@ def _locked(file: FileIO, kind: int) -> bool:
 def _sound(descriptor: int, fingerprint: str) -> Bytes | None:
     """A file that is locked, mapped with its lock, if it is the image with this fingerprint."""
     length = os.fstat(descriptor).st_size
-    if length < image.HEADER_SIZE:
+    if length < reading.HEADER_SIZE:
         return None
     # A mapping holds the lock by itself, but not where its file is another one than was opened (overlayfs). Python's
     # has a descriptor of its own, for the same lock, and closes it without running Python code.
