@@ -94,11 +94,13 @@ def taken_apart(
     method_names: Sequence[str] | None,
     single: bool = True,
     bases: Sequence[Bytes] = (),
+    names: Sequence[str] = (),
 ) -> tuple[image.Image, Description]:
     """The image of a model or pipeline, whose models can be loaded by themselves, too, and what is to be said of it.
 
     Args:
         bases: as in `image.build`.
+        names: what the image is to call them, in a file.
     """
     if pipeline.is_state_dict(model_or_pipeline):
         raise TypeError(
@@ -121,12 +123,16 @@ def taken_apart(
         name = type(model_or_pipeline).__qualname__
         return Description(name, interface, named_methods, standalone, mode, single, held)
 
+    def about(blocks: int, held: PrivateBytes, used: list[int]) -> dict[str, Any]:
+        said = described(blocks, held).as_json()
+        return {**said, "bases": [names[number] for number in used]} if names else said
+
     built = image.build(
         model_or_pipeline,
         "model" if standalone else "pipeline",
         pipeline.named_tensors(model_or_pipeline),
         parts,
-        lambda blocks, held: described(blocks, held).as_json(),
+        about,
         bases,
     )
     if not (built.blocks or models or built.carried) and next(pipeline.named_models(model_or_pipeline), None) is None:
@@ -154,12 +160,16 @@ def _where(held: PrivateBytes) -> str:
 
 def _nothing_in(given: Any) -> str:
     """What to say of something that holds nothing to be shared."""
-    path = isinstance(given, (str, bytes, os.PathLike))
-    return (
+    text = (
         f"this {type(given).__qualname__} holds no model, no tensor and no array, so there is nothing to share: wrap "
         "an nn.Module, a TorchScript module, an ExportedProgram, or an object that holds some"
-        + (". A path is not loaded: load the model from it first, and wrap what you get" if path else "")
     )
+    if isinstance(given, (str, bytes, os.PathLike)):
+        text += (
+            ". A path is not loaded: ModelWrapper.open(path) opens a model file; from another one, load the model "
+            "first, and wrap what you get"
+        )
+    return text
 
 
 def about_of(built: image.Image, description: Description) -> About:

@@ -54,20 +54,18 @@ def save(place: Place, path: str | os.PathLike[str], bases: Sequence[Place], tim
         others as `loading.fetched` and `disk.write`.
     """
     target = os.path.abspath(os.fspath(path))
-    known = list(_files(bases, target))
+    memories, names = file_bases(bases, target)
     had = loading.fetched(place, timeout, "Saving a model")
     require_nothing_carried(f"what is in {place}", had.carried)
     with loading.naming(place):
         reading.check(had.memory, had.bases)
-        if not had.bases and not known:
+        if not had.bases and not memories:
             write(target, [had.memory])
             return
-        memories = [files.based(target, base.path, functools.partial(_memory, base)) for base in known]
 
         def about(text: str, used: list[int]) -> str:
-            folder = os.path.dirname(target)
             said = json.loads(text) if text else {}
-            said["bases"] = [os.path.relpath(known[number].path, folder) for number in used]
+            said["bases"] = [names[number] for number in used]
             return json.dumps(said, separators=(",", ":"))
 
         write(target, image.again(had.memory, had.bases, memories, about)[0])
@@ -81,6 +79,23 @@ def require_nothing_carried(what: str, carried: list[Any]) -> None:
             "which mean nothing outside of this cluster: leave them out in the class's __getstate__, or give them to "
             "the workers by other means"
         )
+
+
+def file_bases(bases: Sequence[Place], path: str | os.PathLike[str]) -> tuple[list[Bytes], list[str]]:
+    """Memory and names of images in files that the one in another file is to share blocks with.
+
+    Args:
+        bases: where they are.
+        path: of the other file.
+
+    Raises:
+        ValueError: a base is no file, or the very file that is to be written.
+        BaseImageError: it cannot be had.
+    """
+    target = os.path.abspath(os.fspath(path))
+    known = list(_files(bases, target))
+    memories = [files.based(target, base.path, functools.partial(_memory, base)) for base in known]
+    return memories, [os.path.relpath(base.path, os.path.dirname(target)) for base in known]
 
 
 def _memory(file: File) -> Bytes:

@@ -57,7 +57,7 @@ def build(
     name: str,
     named: Iterable[tuple[str, torch.Tensor, bool]],
     parts: Sequence[Any] = (),
-    about: Callable[[int, PrivateBytes], dict[str, Any]] | None = None,
+    about: Callable[[int, PrivateBytes, list[int]], dict[str, Any]] | None = None,
     bases: Sequence[Bytes] = (),
 ) -> Image:
     """Make the image of an object, without copying any large block of bytes.
@@ -67,7 +67,7 @@ def build(
         name: what errors call it.
         named: name, tensor and whether ``state_dict`` has it, for the index.
         parts: of the object, each of which can be loaded by itself, too.
-        about: what the image shall say of itself, given `Image.blocks` and `Image.private`.
+        about: what the image shall say of itself, given `Image.blocks`, `Image.private` and `Image.bases`.
         bases: other images, whole. Blocks whose bytes one of them has are left out.
 
     Raises:
@@ -81,9 +81,12 @@ def build(
         np.frombuffer(apart.data, np.uint8),
         blocks,
         _entries(named, apart),
-        json.dumps(about(apart.parts, apart.private), separators=(",", ":")) if about else "",
     )
-    views, size, used, shared = _laid_out(contents, bases)
+
+    def text(used: list[int]) -> str:
+        return json.dumps(about(apart.parts, apart.private, used), separators=(",", ":")) if about else ""
+
+    views, size, used, shared = _laid_out(contents, bases, text)
     return Image(
         views,
         apart.carried,
@@ -125,8 +128,8 @@ def again(
         known = (entry[key] for key in ("name", "dtype", "shape", "stride", "persistent"))
         entries.append(_Entry._make((*known, row, begin)))
     text = opened.about()
-    contents = _Contents(memory[head.skeleton_offset :][: head.skeleton_size], blocks, entries, text)
-    return _laid_out(contents, bases, about and (lambda used: about(text, used)), (memory, old))[:2]
+    contents = _Contents(memory[head.skeleton_offset :][: head.skeleton_size], blocks, entries)
+    return _laid_out(contents, bases, lambda used: about(text, used) if about else text, (memory, old))[:2]
 
 
 class _Entry(NamedTuple):
@@ -150,17 +153,15 @@ class _Contents:
         skeleton: its bytes.
         blocks: rows of address and length.
         entries: of the index.
-        about: a JSON text.
     """
 
     skeleton: Bytes
     blocks: core.Rows
     entries: list[_Entry]
-    about: str
 
 
 def _laid_out(
-    contents: _Contents, bases: Sequence[Bytes], about: Callable[[list[int]], str] | None = None, owner: Any = None
+    contents: _Contents, bases: Sequence[Bytes], about: Callable[[list[int]], str], owner: Any = None
 ) -> tuple[list[Bytes], int, list[int], int]:
     """The parts of an image, its length in bytes, the numbers of the bases that have blocks of it, and the bytes of
     those blocks, which are left out."""
@@ -176,8 +177,7 @@ def _laid_out(
     if bases:
         offsets = np.where(shared < 0, shared, offsets)
     index = json.dumps({"tensors": _index(contents.entries, offsets, segments, bases)}, separators=(",", ":"))
-    text = about(used) if about else contents.about
-    views = [core.encode_head(segments, blocks, offsets, contents.skeleton, sums, rows, index, text)]
+    views = [core.encode_head(segments, blocks, offsets, contents.skeleton, sums, rows, index, about(used))]
     for source, offset, length in segments.tolist():
         if source:
             views.append(core.view(source, length, owner))

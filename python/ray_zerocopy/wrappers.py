@@ -411,12 +411,15 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         mode: Mode = "actor",
         model_attr_names: Sequence[str] | None = None,
         method_names: Sequence[str] | None = None,
+        *,
+        share_with: ModelWrapper[Any] | Sequence[ModelWrapper[Any]] = (),
     ) -> ModelWrapper[M]:
         """Write a model or pipeline into a file, without Ray, and `open` that. Arguments and errors as in `from_model`
         and `save`."""
         _require_mode(mode)
         cls._require_kind(model_or_pipeline)
-        built, _ = taken_apart(model_or_pipeline, mode, model_attr_names, method_names)
+        bases = filing.file_bases(_places(share_with), path)
+        built, _ = taken_apart(model_or_pipeline, mode, model_attr_names, method_names, True, *bases)
         filing.require_nothing_carried(f"this {type(model_or_pipeline).__qualname__}", built.carried)
         filing.write(path, built.parts)
         return cls.open(path)
