@@ -522,8 +522,8 @@ class ModelWrapper(Generic[T], metaclass=_Class):
 
         Raises:
             FillError: names or shapes do not fit.
-            ForeignImageError, DamagedImageError: a file is no safetensors file, or not a sound one.
-            FileNotFoundError: it, or one that the index names, is not there.
+            CheckpointError: a file is no sound safetensors file, or one that the index names is not there.
+            FileNotFoundError: there is no such file.
             Exception: what `from_model` raises.
         """
         filling.fill(into, checkpoints.read(path), strict)
@@ -537,7 +537,7 @@ class ModelWrapper(Generic[T], metaclass=_Class):
 
         Raises:
             FileError: as `save`.
-            TypeError: the format has no such dtype; the message names the tensor.
+            CheckpointError: the format cannot hold a tensor; the message names it.
             Exception: as `load`, for an image that cannot be had.
         """
         self._require("Saving a model")
