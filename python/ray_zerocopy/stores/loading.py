@@ -52,7 +52,8 @@ def fetched(place: Place, timeout: float | None, action: str, verify: bool = Fal
         timeout: seconds to wait until it is on this node; None: without end.
         action: what it is for, in errors.
         verify: compare all bytes with its checksums.
-        in_store: whether the references of what it shares blocks with are needed, too.
+        in_store: whether the references of what it shares blocks with are needed, too, and the memory will only be
+            read.
 
     Raises:
         RayClientError: this process has no store.
@@ -68,7 +69,7 @@ def fetched(place: Place, timeout: float | None, action: str, verify: bool = Fal
         kept = None if in_store else node_files.chosen()
         if kept is not None:
             return _from_node(place, timeout, verify, kept)
-        had = _from_store(place, timeout)
+        had = _from_store(place, timeout, in_store)
     if verify:
         with naming(place):
             reading.verify(had.memory, had.bases)
@@ -98,18 +99,18 @@ def _from_node(place: Reference | Name, timeout: float | None, verify: bool, kep
     return had
 
 
-def _from_store(place: Reference | Name, timeout: float | None) -> Fetched:
+def _from_store(place: Reference | Name, timeout: float | None, only_read: bool = False) -> Fetched:
     """An image in the store's memory. Raises as `fetched`."""
     number = connection.number()
     incoming, since = place.fetch(timeout), time.perf_counter()
-    memory, isolation, carried = objects.received(incoming, number)
+    memory, isolation, carried = objects.received(incoming, number, only_read)
     count = reading.header(memory).base_count if memory.nbytes >= reading.HEADER_SIZE else 0
     if not 0 < count <= len(carried):
         return Fetched(memory, [], carried, [], isolation, since)
     bases = []
     for reference in carried[-count:]:  # see `image.Image.carried`
         try:
-            base, apart, _ = objects.received(Reference(reference).fetch(timeout), number)
+            base, apart, _ = objects.received(Reference(reference).fetch(timeout), number, only_read)
         except errors.ImageLostError as cause:
             raise errors.ImageLostError(
                 f"an image that {place} shares weights with (share_with=) is lost: {cause}"

@@ -157,12 +157,14 @@ def lost(cause: Exception) -> errors.ImageLostError:
     )
 
 
-def received(incoming: Any, number: int) -> tuple[Bytes, settings.Isolation, list[Any]]:
+def received(incoming: Any, number: int, only_read: bool = False) -> tuple[Bytes, settings.Isolation, list[Any]]:
     """An image's memory, how it is kept apart from that of others, and what was carried with it.
 
     Args:
         incoming: what Ray gave for the image's reference.
         number: that of the connection in which it did.
+        only_read: whether nobody gets hold of the memory who might write: it is Ray's own mapping then, of which
+            this process may have used all pages before.
 
     Raises:
         ForeignImageError: it is no image.
@@ -174,7 +176,7 @@ def received(incoming: Any, number: int) -> tuple[Bytes, settings.Isolation, lis
             f"the object in the store is a {type(incoming).__qualname__}, not an image of ray-zerocopy"
         )
     with connection.during(number, _LOADING):
-        return *_own(incoming), incoming.carried
+        return *_own(incoming, only_read), incoming.carried
 
 
 # --- in the store ------------------------------------------------------------------------------------
@@ -220,11 +222,13 @@ def address_of(buffer: Any) -> int:
     return core.address(np.frombuffer(buffer, np.uint8))
 
 
-def _own(incoming: _Incoming) -> tuple[Bytes, settings.Isolation]:
+def _own(incoming: _Incoming, only_read: bool) -> tuple[Bytes, settings.Isolation]:
     """The image in memory that nobody else sees what is written to: the store's pages mapped once more, or a copy."""
     first, last = incoming.buffers[0], incoming.buffers[-1]
     start = address_of(first)
     if address_of(last) + memoryview(last).nbytes == start + incoming.size:  # Ray Client gives bytearrays
+        if only_read:
+            return core.view(start, incoming.size, incoming.buffers), "read-only"
         mapping = _PinnedMapping(first)
         with contextlib.suppress(core.NotShared, core.Unsupported):
             address, isolation, refused = map_again(mapping, start, incoming.size)
