@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -70,6 +71,26 @@ class ByName:
         return digest(ray_zerocopy.ModelWrapper.get(name).load())
 
 
+def share_in_files(pipeline: Pipeline) -> None:
+    """A model in a file, one that shares weights with it, and the tensors by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, child = os.path.join(folder, "model.rzc"), os.path.join(folder, "child.rzc")
+        wrapper = ray_zerocopy.ModelWrapper.to_file(pipeline, path)
+        wrapper.verify()
+        assert digest(ray_zerocopy.ModelWrapper.open(path).load()) == digest(pipeline)
+        wrapper.save(child, share_with=wrapper)
+        assert os.path.getsize(child) < os.path.getsize(path) / 2
+        assert digest(ray_zerocopy.ModelWrapper.open(child).load(verify=True)) == digest(pipeline)
+        assert torch.equal(wrapper.tensors()["encoder.weight"], pipeline.encoder.weight)
+        filled = wrapper.load("encoder", into=torch.nn.Linear(512, 512))
+        assert torch.equal(filled.weight, pipeline.encoder.weight)
+        stored = wrapper.put()
+        assert digest(stored.load()) == digest(pipeline)
+        shared = ray_zerocopy.ModelWrapper.from_model(pipeline, share_with=stored)
+        assert shared.nbytes < stored.nbytes / 2 and digest(shared.load()) == digest(pipeline)
+        assert 0 <= ray_zerocopy.huge_pages(stored.load()) <= 1
+
+
 def share_by_name(pipeline: Pipeline) -> None:
     """A detached model, found by its name in another process; then it is gone."""
     wrapper = ray_zerocopy.ModelWrapper.from_model(pipeline, name="smoke", lifetime="detached")
@@ -126,6 +147,7 @@ def main() -> None:
     assert digest(wrapper.load()) == expected
     call_in_tasks(pipeline)
     share_by_name(pipeline)
+    share_in_files(pipeline)
     ray.shutdown()
     print(f"ray-zerocopy {ray_zerocopy.__version__}: Python {sys.version.split()[0]}, torch {torch.__version__}, "
           f"ray {ray.__version__}: {mode}")  # fmt: skip
