@@ -205,13 +205,13 @@ def test_a_lost_image_comes_back_from_its_file_and_never_as_another_one(cluster,
     os.rename(path, path.with_suffix(".away"))
     kill_the_keeper()  # which owns them
     for each in (put, made):
-        assert settles(lambda each=each: raises(FileNotFoundError, each.load))
+        assert settles(lambda each=each: raises(FileNotFoundError, each.load), 60)
     os.rename(path.with_suffix(".away"), path)
     for each in (put, made):
         assert torch.equal(each.load().weight, model.weight)
     ModelWrapper.to_file(torch.nn.Linear(600, 600), path)
     kill_the_keeper()
-    assert settles(lambda: raises(errors.ImageLostError, put.load))
+    assert settles(lambda: raises(errors.ImageLostError, put.load), 60)
     put.delete()
     made.delete()
 
@@ -684,7 +684,7 @@ def test_a_child_whose_base_is_lost_says_so(cluster):
     child = ModelWrapper.from_model(fine_tuned(base, "bias"), share_with=ray.get(owner.wrap.remote(base)))
     assert torch.equal(child.load().weight, base.weight)
     ray.kill(owner)
-    assert settles(lambda: raises(errors.ImageLostError, child.load))
+    assert settles(lambda: raises(errors.ImageLostError, child.load), 60)
     with pytest.raises(errors.ImageLostError, match="shares weights with"):
         child.load()
 
