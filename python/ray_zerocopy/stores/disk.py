@@ -1,7 +1,7 @@
 """Files of weights: written as a whole or not at all, and mapped where no other process sees a write.
 
 A file that was written with large ``write`` calls lies in large folios of the page cache on file systems that have
-them (ext4 since Linux 6.16, xfs, btrfs), and a private mapping of the whole file is then mapped as huge pages; Ray's
+them (xfs, and ext4 since Linux 6.16), and a private mapping of the whole file is then mapped as huge pages; Ray's
 store in the same folder is not, since its pages come into being by faults.
 """
 
