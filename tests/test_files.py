@@ -293,6 +293,9 @@ def test_into_a_model_of_a_pipeline_and_buffers_that_state_dict_leaves_out(tmp_p
         wrapper.load(into=head)
     with pytest.raises(errors.NotAModelError, match="'heads'"):
         wrapper.load("heads", into=head)
+    for holder, name in (({"head": head}, "head"), ([torch.nn.Linear(3, 3), head], "1")):
+        held = ModelWrapper.to_file(holder, tmp_path / "held.rzc")
+        assert torch.equal(held.load(name, into=torch.nn.Linear(300, 7)).weight, pipeline.head.weight)
     wrong = torch.nn.Linear(300, 8)
     before = wrong.weight
     with pytest.raises(errors.FillError, match="weight"):

@@ -847,7 +847,10 @@ class ModelWrapper(Generic[T], metaclass=_Class):
                     f"this {self._skeleton.class_name} has the models {', '.join(self._models)}: say which one is to "
                     "fill yours, load('...', into=model)"
                 )
-            prefix = f"{part or next(iter(self._models))}."
+            name = part or next(iter(self._models))
+            prefixes = f"{name}.", f"[{name!r}].", f"[{name}]."  # of an attribute, a dictionary's item, a list's
+            known = [each for each in prefixes if any(entry["name"].startswith(each) for entry in index)]
+            prefix = known[0] if known else prefixes[0]
         state: dict[str, torch.Tensor] = {}
         beside: dict[str, torch.Tensor] = {}
         for entry in index:
