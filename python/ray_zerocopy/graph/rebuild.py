@@ -287,11 +287,26 @@ def _no_objects(dtype: np.dtype[Any]) -> Any:
     return np.empty(0, dtype)
 
 
+def _overlap(dtype: np.dtype[Any]) -> bool:
+    """Whether fields of records lie in each other."""
+    if dtype.subdtype is not None:
+        return _overlap(dtype.subdtype[0])
+    end = 0
+    fields = [dtype.fields[name] for name in dtype.names or ()] if dtype.fields else []  # not by title, once more
+    for field in sorted(fields, key=lambda each: each[1]):
+        if field[1] < end or _overlap(field[0]):
+            return True
+        end = field[1] + field[0].itemsize
+    return False
+
+
 def _set_objects(made: Any, state: tuple[tuple[int, ...], list[Any], bool]) -> None:
     """Fill an array of Python objects, or of records that have some."""
     shape, items, writeable = state
     if type(items) is not list or not made.dtype.hasobject or math.prod(shape) != len(items):
         raise _damaged(f"an array of shape {shape} with other contents")
+    if _overlap(made.dtype):  # NumPy would take the bytes of one field for a pointer of another
+        raise _damaged(f"an array of records with objects whose fields overlap: {made.dtype!r}")
     made.resize(len(items), refcheck=False)
     for index, item in enumerate(items):
         made[index] = item
