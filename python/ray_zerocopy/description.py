@@ -172,8 +172,9 @@ def _nothing_in(given: Any) -> str:
     return text
 
 
-def about_of(built: image.Image, description: Description) -> About:
-    return About(pickle.dumps(description), description.class_name, built.size, built.tensors)
+def about_of(description: Description, nbytes: int, tensors: int) -> About:
+    """What is known of an image of so many bytes and named tensors."""
+    return About(pickle.dumps(description), description.class_name, nbytes, tensors)
 
 
 def _require_methods(parts: Sequence[Any], names: Sequence[str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from . import core, errors, image, reading
 from .core import Bytes
-from .description import Description, Mode
+from .description import Description, Mode, about_of
 from .stores import disk, files, loading, named, objects
 from .stores.files import File
 from .stores.loading import Place
@@ -63,12 +62,7 @@ def save(place: Place, path: str | os.PathLike[str], bases: Sequence[Place], tim
             write(target, [had.memory])
             return
 
-        def about(text: str, used: list[int]) -> str:
-            said = json.loads(text) if text else {}
-            said["bases"] = [names[number] for number in used]
-            return json.dumps(said, separators=(",", ":"))
-
-        write(target, image.again(had.memory, had.bases, memories, about)[0])
+        write(target, image.again(had.memory, had.bases, memories, functools.partial(_with_bases, names))[0])
 
 
 def require_nothing_carried(what: str, carried: list[Any]) -> None:
@@ -162,14 +156,17 @@ def whole(place: File, mode: Mode) -> tuple[list[Bytes], int, About, Description
     memory, bases = place.mapped()
     with loading.naming(place):
         description = replace(Description.of_json(place.about), mode=mode)
-        parts, size = image.again(memory, bases, about=_alone) if bases else ([memory], memory.nbytes)
-        about = About(pickle.dumps(description), description.class_name, size, len(reading.index(memory)))
+        parts, size = (
+            image.again(memory, bases, about=functools.partial(_with_bases, ())) if bases else ([memory], memory.nbytes)
+        )
+        about = about_of(description, size, len(reading.index(memory)))
     return parts, size, about, description
 
 
-def _alone(text: str, used: list[int]) -> str:
-    said = json.loads(text)
-    said.pop("bases", None)
+def _with_bases(names: Sequence[str], text: str, used: list[int]) -> str:
+    """What an image says of itself, with other bases."""
+    said = json.loads(text) if text else {}
+    said["bases"] = [names[number] for number in used]
     return json.dumps(said, separators=(",", ":"))
 
 
@@ -192,5 +189,4 @@ def in_task(path: str, fingerprint: str | None, mode: Mode) -> tuple[objects.Out
     if fingerprint not in (None, place.fingerprint):
         raise errors.ImageLostError(f"{path!r} holds another image than the one that was put from there")
     parts, size, about, _ = whole(place, mode)
-    report = {name: getattr(about, name) for name in ("wrapper", "class_name", "nbytes", "tensors")}
-    return objects.outgoing(parts, [], size), report
+    return objects.outgoing(parts, [], size), about.report()

@@ -123,11 +123,11 @@ def again(
         np.int64,
     ).reshape(head.block_count, 2)
     entries = []
-    for entry in opened.index():
+    for entry in reading.index(memory):
         row, begin = opened.row_of(entry)
         known = (entry[key] for key in ("name", "dtype", "shape", "stride", "persistent"))
         entries.append(_Entry._make((*known, row, begin)))
-    text = opened.about()
+    text = reading.about_text(memory)
     contents = _Contents(memory[head.skeleton_offset :][: head.skeleton_size], blocks, entries)
     return _laid_out(contents, bases, lambda used: about(text, used) if about else text, (memory, old))[:2]
 

@@ -100,18 +100,6 @@ class Opened:
     def skeleton(self) -> memoryview:
         return self.whole[self.header.skeleton_offset :][: self.header.skeleton_size]
 
-    def about(self) -> str:
-        """The JSON text in it; empty if there is none."""
-        return about_text(self.memory)
-
-    def index(self) -> list[dict[str, Any]]:
-        """The entries of the index.
-
-        Raises:
-            DamagedImageError: one that lies outside of its segment.
-        """
-        return index(self.memory)
-
     def row_of(self, entry: dict[str, Any]) -> tuple[int, int]:
         """The block in which a tensor of the index lies, and the byte in it at which its first element does; -1 for one
         without elements.
@@ -228,17 +216,17 @@ def index(memory: Bytes) -> list[dict[str, Any]]:
     return entries
 
 
-def named_tensors(memory: Bytes, bases: Sequence[Bytes] = ()) -> dict[str, torch.Tensor]:
-    """The tensors of an image by name, over its memory. Nothing is unpickled.
+def named_tensors(memory: Bytes, bases: Sequence[Bytes] = ()) -> list[tuple[dict[str, Any], torch.Tensor]]:
+    """The entries of an image's index, each with its tensor over the image's memory. Nothing is unpickled.
 
     Raises:
         as `load`.
     """
     opened = Opened(memory, bases)
     storages: dict[int, torch.UntypedStorage] = {}
-    found = {}
+    found = []
     with tensors.outside_of_modes():
-        for entry in opened.index():
+        for entry in index(memory):
             row, begin = opened.row_of(entry)
             made = torch.empty(0, dtype=getattr(torch, entry["dtype"]))
             if row < 0:
@@ -249,7 +237,7 @@ def named_tensors(memory: Bytes, bases: Sequence[Bytes] = ()) -> dict[str, torch
                 if begin % made.itemsize:
                     raise errors.DamagedImageError(f"index: {entry['name']!r} begins at byte {begin} of its storage")
                 made.set_(storages[row], begin // made.itemsize, entry["shape"], entry["stride"])
-            found[entry["name"]] = made
+            found.append((entry, made))
     return found
 
 
@@ -319,10 +307,7 @@ def verify(memory: Bytes, bases: Sequence[Bytes] = ()) -> None:
         return
     opened = Opened(memory, bases)
     length = len(opened.block(row))
-    names = []
-    for entry in opened.index():
-        if opened.begins_in(*opened.row_of(entry), row):
-            names.append(entry["name"])
+    names = [entry["name"] for entry in index(memory) if opened.begins_in(*opened.row_of(entry), row)]
     what = f"tensor {names[0]!r}" if names else "something that is no named tensor"
     if len(names) > 1:
         what += f" and {len(names) - 1} that share its memory"

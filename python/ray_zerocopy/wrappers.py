@@ -234,7 +234,8 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         if name is None:
             wrapper = cls._described(Reference(objects.put(*parts)), built.size, description, mode)
         else:
-            wrapper = cls._of_name(*naming.publish(naming.put(*parts), about_of(built, description)), mode)
+            about = about_of(description, built.size, built.tensors)
+            wrapper = cls._of_name(*naming.publish(naming.put(*parts), about), mode)
         if wrapper._skeleton.class_name == description.class_name:  # and not another model, that was there meanwhile
             wrapper._document(type(model_or_pipeline))
             milliseconds = 1e3 * (time.perf_counter() - start)
@@ -400,8 +401,9 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         place = files.opened(path)
         with files.naming(place.path):
             description = Description.of_json(place.about)
-        _require_mode(description.mode if mode is None else mode)
-        return cls._described(place, place.nbytes, description, mode or description.mode)
+        mode = description.mode if mode is None else mode
+        _require_mode(mode)
+        return cls._described(place, place.nbytes, description, mode)
 
     @classmethod
     def to_file(
@@ -541,8 +543,8 @@ class ModelWrapper(Generic[T], metaclass=_Class):
             Exception: as `load`, for an image that cannot be had.
         """
         self._require("Saving a model")
-        found, index, _ = loading.named_tensors(self._skeleton.image, timeout)
-        checkpoints.write(path, {entry["name"]: found[entry["name"]] for entry in index if entry["persistent"]})
+        found, _ = loading.named_tensors(self._skeleton.image, timeout)
+        checkpoints.write(path, {entry["name"]: tensor for entry, tensor in found if entry["persistent"]})
 
     @traces.holds_nothing
     def tensors(self, timeout: float | None = None) -> dict[str, torch.Tensor]:
@@ -553,7 +555,7 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         tensors are not. They are writable, and a write stays in this process. Raises as `load`.
         """
         self._require("Reading a model's tensors")
-        return loading.named_tensors(self._skeleton.image, timeout)[0]
+        return {entry["name"]: tensor for entry, tensor in loading.named_tensors(self._skeleton.image, timeout)[0]}
 
     delete = _Delete()
 
@@ -837,7 +839,7 @@ class ModelWrapper(Generic[T], metaclass=_Class):
     def _filled(
         self, into: Module, strict: bool, part: str | None, prefault: bool, timeout: float | None, verify: bool
     ) -> Module:
-        found, index, memories = loading.named_tensors(self._skeleton.image, timeout, verify)
+        found, memories = loading.named_tensors(self._skeleton.image, timeout, verify)
         prefix = ""
         if not self._is_standalone_module:
             if part is not None:
@@ -849,14 +851,14 @@ class ModelWrapper(Generic[T], metaclass=_Class):
                 )
             name = part or next(iter(self._models))
             prefixes = f"{name}.", f"[{name!r}].", f"[{name}]."  # of an attribute, a dictionary's item, a list's
-            known = [each for each in prefixes if any(entry["name"].startswith(each) for entry in index)]
+            known = [each for each in prefixes if any(entry["name"].startswith(each) for entry, _ in found)]
             prefix = known[0] if known else prefixes[0]
         state: dict[str, torch.Tensor] = {}
         beside: dict[str, torch.Tensor] = {}
-        for entry in index:
+        for entry, tensor in found:
             if entry["name"].startswith(prefix):
                 group = state if entry["persistent"] else beside
-                group[entry["name"][len(prefix) :]] = found[entry["name"]]
+                group[entry["name"][len(prefix) :]] = tensor
         filling.fill(into, state, strict, beside)
         if prefault:
             _prefault(memories)
@@ -928,9 +930,8 @@ def _made_in_task(
     model = make_model(*args)
     cls._require_kind(model)
     built, description = taken_apart(model, mode, model_attr_names, method_names)
-    about = about_of(built, description)
-    report = {name: getattr(about, name) for name in ("wrapper", "class_name", "nbytes", "tensors")}
-    return objects.outgoing(built.parts, built.carried, built.size, owner=(built, model)), report
+    about = about_of(description, built.size, built.tensors)
+    return objects.outgoing(built.parts, built.carried, built.size, owner=(built, model)), about.report()
 
 
 def _places(wrappers: ModelWrapper[Any] | Sequence[ModelWrapper[Any]]) -> list[Place]:

@@ -23,7 +23,7 @@ from ..core import Bytes
 
 _PIECE = 16 << 20  # bytes of one write: larger ones are no faster, and Ctrl-C waits for one
 _FOLIO = 2 << 20  # bytes of a huge page, and of the largest folio there is in the page cache
-_PARTIAL = ".partial"
+PARTIAL = ".partial"
 
 
 # --- reading -------------------------------------------------------------------------------------------
@@ -189,13 +189,13 @@ def _partial(folder: str, at: int, name: str) -> Iterator[tuple[int, str]]:
 
 
 def _new_name(name: str) -> str:
-    return f".{name[:200]}.{secrets.token_hex(8)}{_PARTIAL}"
+    return f".{name[:200]}.{secrets.token_hex(8)}{PARTIAL}"
 
 
 def _remove_left(at: int, name: str) -> None:
     """Remove what a writer of this file that was killed has left."""
     for each in os.listdir(at):
-        if not each.startswith(f".{name[:200]}.") or not each.endswith(_PARTIAL):
+        if not each.startswith(f".{name[:200]}.") or not each.endswith(PARTIAL):
             continue
         with contextlib.suppress(OSError):
             descriptor = os.open(each, os.O_RDONLY | os.O_CLOEXEC, dir_fd=at)

@@ -127,13 +127,12 @@ def checked(memory: Bytes) -> str:
     Raises:
         ForeignImageError, ImageVersionError, DamagedImageError: it is none, or not a sound one.
     """
-    core.check_head(core.address(memory), memory.nbytes, memory.nbytes)
+    fingerprint = core.fingerprint(core.address(memory), memory.nbytes)  # which checks the head
     size = reading.header(memory).image_size
     if size != memory.nbytes:
-        raise errors.DamagedImageError(
-            f"it has {memory.nbytes:,} bytes, and the image in it {size:,}: something was appended to it"
-        )
-    return core.fingerprint(core.address(memory), memory.nbytes)
+        what = "it was cut short" if size > memory.nbytes else "something was appended to it"
+        raise errors.DamagedImageError(f"it has {memory.nbytes:,} bytes, and the image in it {size:,}: {what}")
+    return fingerprint
 
 
 @contextlib.contextmanager
@@ -148,12 +147,11 @@ def naming(path: str) -> Iterator[None]:
 def _about(path: str, memory: Bytes) -> dict[str, Any]:
     with naming(path):
         text = reading.about_text(memory)
-    about: Any
-    try:
-        about = json.loads(text) if text else {}
-    except ValueError as cause:
-        raise errors.DamagedImageError(f"{path!r}: what it says of itself is no JSON: {cause}") from cause
-    bases = about.get("bases", []) if isinstance(about, dict) else None
-    if not isinstance(bases, list) or not all(isinstance(name, str) for name in bases):
-        raise errors.DamagedImageError(f"{path!r}: what it says of itself is not what a writer of images writes")
-    return dict(about)
+        try:
+            about: Any = json.loads(text) if text else {}
+        except ValueError as cause:
+            raise errors.DamagedImageError(f"what it says of itself is no JSON: {cause}") from cause
+        bases = about.get("bases", []) if isinstance(about, dict) else None
+        if not isinstance(bases, list) or not all(isinstance(name, str) for name in bases):
+            raise errors.DamagedImageError("what it says of itself is not what a writer of images writes")
+        return dict(about)

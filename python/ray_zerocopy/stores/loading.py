@@ -172,18 +172,18 @@ def verify(place: Place, timeout: float | None = None) -> None:
 
 def named_tensors(
     place: Place, timeout: float | None = None, verify: bool = False
-) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]], list[Bytes]]:
-    """The tensors of an image by name, over its memory. Nothing is unpickled.
+) -> tuple[list[tuple[dict[str, Any], torch.Tensor]], list[Bytes]]:
+    """As `reading.named_tensors`.
 
     Args:
         place, timeout, verify: as in `load`.
 
     Returns:
-        The tensors, the entries of the index (docs/format.md), and the memory as `load` gives it.
+        That, and the memory as `load` gives it.
 
     Raises:
         as `fetched` and `reading.named_tensors`.
     """
     had = fetched(place, timeout, "Reading a model's tensors", verify)
     with naming(place):
-        return reading.named_tensors(had.memory, had.bases), reading.index(had.memory), [had.memory, *had.bases]
+        return reading.named_tensors(had.memory, had.bases), [had.memory, *had.bases]

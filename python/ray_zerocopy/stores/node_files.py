@@ -50,7 +50,7 @@ _PIECE = 16 << 20
 _LOOKS = 100  # in a millisecond each
 _ASKING = 2.0  # seconds for the keeper to answer
 
-_IMAGE, _KEY, _LOCK, _PARTIAL, _FAILED = ".rzc", ".key", ".lock", ".partial", "failed"
+_IMAGE, _KEY, _LOCK, _FAILED = ".rzc", ".key", ".lock", "failed"
 _NAMED = "named-"
 _FILE = re.compile(rf"([0-9a-f]{{32}}){re.escape(_IMAGE)}")
 _SESSION = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})-([\w.-]+)", re.ASCII)
@@ -350,7 +350,7 @@ class Folder:
                 if gone:
                     with contextlib.suppress(OSError):
                         os.unlink(path)
-            elif name.endswith((_LOCK, _PARTIAL)):
+            elif name.endswith((_LOCK, disk.PARTIAL)):
                 _remove_idle(path)
 
 
@@ -397,9 +397,9 @@ def _remove_session(path: str) -> None:
     with contextlib.suppress(OSError):
         for name in os.listdir(path):
             each = os.path.join(path, name)
-            if name.endswith((_IMAGE, _LOCK, _PARTIAL)):
+            if name.endswith((_IMAGE, _LOCK, disk.PARTIAL)):
                 _remove_idle(each)
-        if not any(name.endswith((_IMAGE, _LOCK, _PARTIAL)) for name in os.listdir(path)):
+        if not any(name.endswith((_IMAGE, _LOCK, disk.PARTIAL)) for name in os.listdir(path)):
             shutil.rmtree(path, ignore_errors=True)
 
 

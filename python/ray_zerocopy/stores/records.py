@@ -62,6 +62,10 @@ class About:
     maker: str = ""
     bound: str | None = None
 
+    def report(self) -> dict[str, Any]:
+        """What is known where the image is made: see `Source.call`."""
+        return {name: getattr(self, name) for name in ("wrapper", "class_name", "nbytes", "tensors")}
+
 
 @dataclass
 class Version:
