@@ -140,7 +140,7 @@ def settled_allocation() -> int:
     gc.collect()
     last, now = -1, allocated()
     while now != last:
-        time.sleep(0.5)
+        time.sleep(1.5)  # Ray frees once a second (free_objects_period_milliseconds)
         last, now = now, allocated()
     return now
 
