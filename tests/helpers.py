@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -165,19 +166,31 @@ def connect(address: str | None = None, **options: Any) -> None:
 
 
 def run_script(
-    text: str, *arguments: str, timeout: float = 180, **environment: str
+    text: str, *arguments: str, timeout: float = 300, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program (its text, or its file) in a fresh interpreter; its output is in the error when it fails."""
-    result = subprocess.run(
-        [sys.executable, *(["-c"] if "\n" in text else []), text, *arguments],
+    """Run a program (its text, or its file) in a fresh interpreter; its output is in the error when it fails.
+
+    One that takes too long is ended by a signal on which it prints where each of its threads is.
+    """
+    command = [sys.executable, "-X", "faulthandler", *(["-c"] if "\n" in text else []), text, *arguments]
+    with subprocess.Popen(
+        command,
         env={**os.environ, **environment},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=timeout,
         cwd=HERE,
-    )
-    assert result.returncode == 0, f"exit {result.returncode}\n{result.stdout}\n{result.stderr}"
-    return result
+    ) as process:
+        try:
+            output, log = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)
+            output, log = process.communicate()
+        except BaseException:
+            process.kill()
+            raise
+    assert process.returncode == 0, f"exit {process.returncode}\n{output}\n{log}"
+    return subprocess.CompletedProcess(command, process.returncode, output, log)
 
 
 @contextlib.contextmanager

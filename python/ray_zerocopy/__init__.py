@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from . import errors
 
 if TYPE_CHECKING:
+    from .graph.compiled_model import CompiledModel
     from .jit import JITActorWrapper, JITModelWrapper, JITTaskWrapper
     from .stores.listing import ModelInfo, list_models
     from .stores.node import huge_pages, isolation
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __version__ = "1.0.0"  # here, not in pyproject.toml: a copied folder has no metadata
 
 __all__ = [
+    "CompiledModel",
     "JITActorWrapper",
     "JITModelWrapper",
     "JITTaskWrapper",
@@ -33,6 +35,7 @@ __all__ = [
 # Imported when they are asked for: parts of this package run in processes that have no use for torch, and torch takes
 # seconds and 200 MB.
 _HOMES = {
+    "CompiledModel": "graph.compiled_model",
     "JITActorWrapper": "jit",
     "JITModelWrapper": "jit",
     "JITTaskWrapper": "jit",

@@ -367,6 +367,54 @@ class FillError(RayZeroCopyError, ValueError):
         super().__init__(text)
 
 
+# --- compiled models -------------------------------------------------------------------------------
+
+
+class CompileError(RayZeroCopyError, RuntimeError):
+    """A model cannot be compiled; the message has torch's own."""
+
+
+class CompilerMissingError(CompileError):
+    """There is no C++ compiler where a model is to be compiled."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "compiling a model needs a C++ compiler, and there is none here: install one (Debian, Ubuntu: apt-get "
+            "install g++; Fedora, RHEL: dnf install gcc-c++), or name it by the environment variable CXX. Workers, "
+            "which only load what was compiled, need none."
+        )
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(self), ()
+
+
+class CompiledCodeError(RayZeroCopyError, RuntimeError):
+    """Compiled code cannot run in this process, or is not to be had.
+
+    Attributes:
+        reason: why.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"a compiled model cannot be used here: {reason}. Compile on the weakest kind of machine that is to run "
+            "it, or for one (inductor_configs={'cpp.march': 'x86-64-v3', 'cpp.simdlen': 256}), or wrap it with "
+            "fallback='eager'."
+        )
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return type(self), (self.reason,)
+
+
+class CompiledInputError(RayZeroCopyError, TypeError, ValueError):
+    """Inputs of another structure, type or shape than those that a model was compiled for."""
+
+
+class CompiledFallbackWarning(UserWarning):
+    """Compiled code cannot run in this process, and what was chosen as its fallback does."""
+
+
 # --- the Go core ---------------------------------------------------------------------------------
 
 

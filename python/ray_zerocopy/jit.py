@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .description import Mode
 from .graph import pipeline
-from .stores.named import Lifetime
 from .tasks import standin
-from .wrappers import M, ModelWrapper
+from .wrappers import M, ModelWrapper, NamingArguments
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 T = TypeVar("T")
-
-
-class NamingArguments(TypedDict, total=False):
-    """The arguments of `ModelWrapper.from_model` that give a model a name."""
-
-    name: str | None
-    lifetime: Lifetime
-    namespace: str | None
-    get_if_exists: bool
-    replace: bool
-    share_with: ModelWrapper[Any] | Sequence[ModelWrapper[Any]]
 
 
 class JITModelWrapper(ModelWrapper[T]):
@@ -39,7 +27,7 @@ class JITModelWrapper(ModelWrapper[T]):
     if TYPE_CHECKING:  # these give wrappers of this class
 
         @classmethod
-        def from_model(
+        def from_model(  # type: ignore[override]  # which is not to be compiled
             cls,
             model_or_pipeline: M,
             mode: Mode = "actor",
@@ -49,7 +37,7 @@ class JITModelWrapper(ModelWrapper[T]):
         ) -> JITModelWrapper[M]: ...
 
         @classmethod
-        def from_factory(
+        def from_factory(  # type: ignore[override]
             cls, make_model: Callable[..., M] | str | os.PathLike[str], *args: Any, **options: Any
         ) -> JITModelWrapper[M]: ...
 

@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Mapping, NoReturn, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Mapping, NoReturn, Protocol, TypedDict, TypeVar, Union, cast, overload
 
 import ray
 import torch
@@ -22,7 +22,8 @@ from . import core, errors, filing, traces
 from .arrival import Arrival
 from .core import Bytes
 from .description import NOTHING, Description, Mode, about_of, taken_apart
-from .graph import filling, pipeline
+from .graph import compiled_model, filling, pipeline
+from .graph.compiled_model import CompiledModel, Fallback
 from .graph.private import PrivateBytes
 from .stores import checkpoints, connection, files, loading, named, node, objects
 from .stores.files import File
@@ -33,7 +34,8 @@ from .stores.records import About
 from .tasks import leases, standin
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from torch.export import ExportedProgram
+    from typing_extensions import Self, Unpack
 
 _log = logging.getLogger("ray_zerocopy")
 _SHOWN = 5  # models in a repr
@@ -45,6 +47,21 @@ Module = TypeVar("Module", bound=torch.nn.Module)
 
 # of each model the image (a reference, or a name), in task mode with the names of its methods that were asked for
 ModelInfo = Mapping[str, "Any | tuple[Any, set[str]]"]
+
+
+# what a model is compiled for: example inputs by position or by name; True for an exported program, which has its own
+Inputs = Union["tuple[Any, ...]", Mapping[str, Any], bool]
+
+
+class NamingArguments(TypedDict, total=False):
+    """The arguments of `ModelWrapper.from_model` that give a model a name."""
+
+    name: str | None
+    lifetime: Lifetime
+    namespace: str | None
+    get_if_exists: bool
+    replace: bool
+    share_with: ModelWrapper[Any] | Sequence[ModelWrapper[Any]]
 
 
 @dataclass(frozen=True)
@@ -162,10 +179,39 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         self._mode: Mode = mode
         core.preload()  # in a worker, the wrapper arrives some time before it is asked to load
 
+    @overload
     @classmethod
     def from_model(
         cls,
         model_or_pipeline: M,
+        mode: Mode = "actor",
+        model_attr_names: Sequence[str] | None = None,
+        method_names: Sequence[str] | None = None,
+        *,
+        compile: None = None,
+        **naming: Unpack[NamingArguments],
+    ) -> ModelWrapper[M]: ...
+
+    @overload
+    @classmethod
+    def from_model(
+        cls,
+        model_or_pipeline: torch.nn.Module | ExportedProgram,
+        mode: Mode = "actor",
+        model_attr_names: Sequence[str] | None = None,
+        method_names: Sequence[str] | None = None,
+        *,
+        compile: Inputs,
+        dynamic_shapes: Any = None,
+        inductor_configs: Mapping[str, Any] | None = None,
+        fallback: Fallback = None,
+        **naming: Unpack[NamingArguments],
+    ) -> ModelWrapper[CompiledModel]: ...
+
+    @classmethod
+    def from_model(
+        cls,
+        model_or_pipeline: Any,
         mode: Mode = "actor",
         model_attr_names: Sequence[str] | None = None,
         method_names: Sequence[str] | None = None,
@@ -176,7 +222,11 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         get_if_exists: bool = False,
         replace: bool = False,
         share_with: ModelWrapper[Any] | Sequence[ModelWrapper[Any]] = (),
-    ) -> ModelWrapper[M]:
+        compile: Inputs | None = None,
+        dynamic_shapes: Any = None,
+        inductor_configs: Mapping[str, Any] | None = None,
+        fallback: Fallback = None,
+    ) -> ModelWrapper[Any]:
         """Put a model or pipeline into the object store.
 
         Ray is started, or connected to, if this process has not done so: by the rule of Ray's own calls
@@ -199,6 +249,11 @@ class ModelWrapper(Generic[T], metaclass=_Class):
             share_with: a wrapper of a model in the store, or several, such as the base that this one was fine-tuned
                 from. Weights whose bytes one of them has are not stored again (whole storages, found by their
                 checksums and compared byte by byte); they stay as long as this model.
+            compile: example inputs: the model is compiled for them, here and once, and what `load` gives is a
+                `CompiledModel` over the shared weights. A tuple of those that are given by position, or a dictionary of
+                those that are given by name. (In a pipeline, put ``CompiledModel.compile(model, inputs)`` where the
+                model is.)
+            dynamic_shapes, inductor_configs, fallback: for that; see `CompiledModel.compile`.
 
         Returns:
             The wrapper. The model itself is not changed and no longer needed.
@@ -215,6 +270,7 @@ class ModelWrapper(Generic[T], metaclass=_Class):
             PublishError: the copy that the cluster was to own could not be made.
             UnpicklableError: something in the pipeline cannot be pickled; the message has its path.
             DeviceError: a tensor is not in CPU memory; the message has its path.
+            CompileError: with ``compile``, torch refused the model, or there is no C++ compiler.
         """
         _require_mode(mode)
         naming = named.Naming(name, namespace, lifetime, get_if_exists, replace)
@@ -223,6 +279,9 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         existing = naming.existing()
         if existing is not None:
             return cls._of_name(*existing, mode)
+        model_or_pipeline = compiled_model.requested(
+            model_or_pipeline, compile, dynamic_shapes, inductor_configs, fallback
+        )
         start = time.perf_counter()
         # stand-ins load no single models, and who gets a named one may want them
         single = mode == "actor" or name is not None
@@ -246,10 +305,35 @@ class ModelWrapper(Generic[T], metaclass=_Class):
             )
         return wrapper
 
+    @overload
     @classmethod
     def for_tasks(
         cls,
         model_or_pipeline: M,
+        method_names: Sequence[str] | None = None,
+        *,
+        compile: None = None,
+        **naming: Unpack[NamingArguments],
+    ) -> M: ...
+
+    @overload
+    @classmethod
+    def for_tasks(
+        cls,
+        model_or_pipeline: torch.nn.Module | ExportedProgram,
+        method_names: Sequence[str] | None = None,
+        *,
+        compile: Inputs,
+        dynamic_shapes: Any = None,
+        inductor_configs: Mapping[str, Any] | None = None,
+        fallback: Fallback = None,
+        **naming: Unpack[NamingArguments],
+    ) -> CompiledModel: ...
+
+    @classmethod
+    def for_tasks(
+        cls,
+        model_or_pipeline: Any,
         method_names: Sequence[str] | None = None,
         *,
         name: str | None = None,
@@ -258,7 +342,11 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         get_if_exists: bool = False,
         replace: bool = False,
         share_with: ModelWrapper[Any] | Sequence[ModelWrapper[Any]] = (),
-    ) -> M:
+        compile: Inputs | None = None,
+        dynamic_shapes: Any = None,
+        inductor_configs: Mapping[str, Any] | None = None,
+        fallback: Fallback = None,
+    ) -> Any:
         """Put a model or pipeline into the object store, and call it in Ray tasks.
 
         The result has the methods of what was wrapped, and each call of one runs as a single Ray task on a node that
@@ -273,6 +361,7 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         Args:
             model_or_pipeline, method_names, name, lifetime, namespace, get_if_exists, replace, share_with: as in
                 `from_model`.
+            compile, dynamic_shapes, inductor_configs, fallback: as there.
 
         Returns:
             A `ray_zerocopy.tasks.standin.StandIn`, which says more about ``remote``, ``options`` and ``map``.
@@ -281,7 +370,7 @@ class ModelWrapper(Generic[T], metaclass=_Class):
             Exception: what `from_model` raises.
         """
         wrapper = cls.from_model(
-            model_or_pipeline,
+            compiled_model.requested(model_or_pipeline, compile, dynamic_shapes, inductor_configs, fallback),
             "task",
             method_names=method_names,
             name=name,
@@ -293,6 +382,7 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         )
         return wrapper.load()
 
+    @overload
     @classmethod
     def from_factory(
         cls,
@@ -306,8 +396,50 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         mode: Mode = "actor",
         model_attr_names: Sequence[str] | None = None,
         method_names: Sequence[str] | None = None,
+        compile: None = None,
         **options: Any,
-    ) -> ModelWrapper[M]:
+    ) -> ModelWrapper[M]: ...
+
+    @overload
+    @classmethod
+    def from_factory(
+        cls,
+        make_model: Callable[..., torch.nn.Module | ExportedProgram],
+        *args: Any,
+        name: str | None = None,
+        lifetime: Lifetime = None,
+        namespace: str | None = None,
+        get_if_exists: bool = False,
+        replace: bool = False,
+        mode: Mode = "actor",
+        model_attr_names: Sequence[str] | None = None,
+        method_names: Sequence[str] | None = None,
+        compile: Inputs,
+        dynamic_shapes: Any = None,
+        inductor_configs: Mapping[str, Any] | None = None,
+        fallback: Fallback = None,
+        **options: Any,
+    ) -> ModelWrapper[CompiledModel]: ...
+
+    @classmethod
+    def from_factory(
+        cls,
+        make_model: Callable[..., Any] | str | os.PathLike[str],
+        *args: Any,
+        name: str | None = None,
+        lifetime: Lifetime = None,
+        namespace: str | None = None,
+        get_if_exists: bool = False,
+        replace: bool = False,
+        mode: Mode = "actor",
+        model_attr_names: Sequence[str] | None = None,
+        method_names: Sequence[str] | None = None,
+        compile: Inputs | None = None,
+        dynamic_shapes: Any = None,
+        inductor_configs: Mapping[str, Any] | None = None,
+        fallback: Fallback = None,
+        **options: Any,
+    ) -> ModelWrapper[Any]:
         """Have a task of the cluster make a model and put it into the object store, and wait for it.
 
         The weights never pass through this process. The image comes back by itself, made by another call, when all
@@ -325,6 +457,8 @@ class ModelWrapper(Generic[T], metaclass=_Class):
             *args: its arguments. Plain data or named wrappers, not Ray's references, which end with their owners.
             name, lifetime, namespace, get_if_exists, replace: as in `from_model`.
             mode, model_attr_names, method_names: as in `from_model`.
+            compile, dynamic_shapes, inductor_configs, fallback: as there; the model is compiled in the task, for the
+                processor of its node and for the ``num_cpus`` that it has.
             **options: Ray's own for the task: ``num_cpus``, ``resources``, ``runtime_env``, ``memory`` and so on.
 
         Raises:
@@ -342,12 +476,15 @@ class ModelWrapper(Generic[T], metaclass=_Class):
             return cls._of_name(*existing, mode)
         making: Callable[..., Any]
         if isinstance(make_model, (str, os.PathLike)):
-            if args or model_attr_names or method_names:
-                raise TypeError("what is read from a model file takes no arguments, model_attr_names or method_names")
+            if args or model_attr_names or method_names or compile is not None:
+                raise TypeError(
+                    "what is read from a model file takes no arguments, model_attr_names, method_names or compile"
+                )
             making = functools.partial(filing.in_task, os.path.abspath(os.fspath(make_model)), None, mode)
         else:
             chosen = tuple(model_attr_names or ()) or None, tuple(method_names or ())
-            making = functools.partial(_made_in_task, cls, make_model, args, mode, *chosen)
+            compiling = compile, dynamic_shapes, inductor_configs, fallback
+            making = functools.partial(_made_in_task, cls, make_model, args, mode, *chosen, compiling)
         source = named.called(making, options)
         if lifetime is None:
             _warn_of_short_life()
@@ -925,10 +1062,12 @@ def _made_in_task(
     mode: Mode,
     model_attr_names: Sequence[str] | None,
     method_names: Sequence[str] | None,
+    compiling: tuple[Any, ...],
 ) -> tuple[objects.Outgoing, dict[str, Any]]:
     """What `from_factory` has a task do: the image, and the fields of `About` that are known now."""
     model = make_model(*args)
     cls._require_kind(model)
+    model = compiled_model.requested(model, *compiling)
     built, description = taken_apart(model, mode, model_attr_names, method_names)
     about = about_of(description, built.size, built.tensors)
     return objects.outgoing(built.parts, built.carried, built.size, owner=(built, model)), about.report()

@@ -9,7 +9,7 @@ import torch
 from typing_extensions import assert_type
 
 import ray_zerocopy
-from ray_zerocopy import JITActorWrapper, JITModelWrapper, JITTaskWrapper, ModelWrapper, StandIn, errors
+from ray_zerocopy import CompiledModel, JITActorWrapper, JITModelWrapper, JITTaskWrapper, ModelWrapper, StandIn, errors
 
 
 class Pipeline:
@@ -48,7 +48,7 @@ assert_type(wrapped.encode(torch.ones(2)), torch.Tensor)
 if isinstance(wrapped, StandIn):  # for a type checker: both
     wrapped.options(num_cpus=1, fresh=True).remote(torch.ones(2))
 assert_type(JITTaskWrapper(Pipeline()), JITTaskWrapper)
-ModelWrapper.from_model(Pipeline(), mode="actors")  # type: ignore[arg-type]
+ModelWrapper.from_model(Pipeline(), mode="actors")  # type: ignore[call-overload]
 
 named: ModelWrapper[Pipeline] = ModelWrapper.get("encoder", namespace="team", version=2)
 assert_type(named.load(timeout=5.0), Pipeline)
@@ -68,7 +68,17 @@ assert_type(kept, ModelWrapper[Pipeline])
 made = ModelWrapper.from_factory(Pipeline, name="made", lifetime="detached", num_cpus=2, runtime_env={})
 assert_type(made.load(), Pipeline)
 assert_type(JITActorWrapper(Pipeline(), name="jit", replace=True).load(), Pipeline)
-ModelWrapper.from_model(Pipeline(), name="x", lifetime="forever")  # type: ignore[arg-type]
+ModelWrapper.from_model(Pipeline(), name="x", lifetime="forever")  # type: ignore[call-overload]
+compiled = ModelWrapper.from_model(torch.nn.Linear(2, 2), compile=(torch.ones(2),), fallback="eager", name="compiled")
+assert_type(compiled, ModelWrapper[CompiledModel])
+assert_type(compiled.load().state_dict(), dict[str, torch.Tensor])
+assert_type(ModelWrapper.for_tasks(torch.nn.Linear(2, 2), compile={"input": torch.ones(2)}), CompiledModel)
+assert_type(
+    ModelWrapper.from_factory(torch.nn.Linear, 2, 2, compile=(torch.ones(2),), num_cpus=2),
+    ModelWrapper[CompiledModel],
+)
+assert_type(CompiledModel.from_package("model.pt2", weights=torch.nn.Linear(2, 2)), CompiledModel)
+ModelWrapper.from_model(Pipeline(), compile=(torch.ones(2),))  # type: ignore[call-overload]
 ModelWrapper.delete("encoder")
 ModelWrapper.delete("encoder", namespace="team")
 named.delete()

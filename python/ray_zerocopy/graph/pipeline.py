@@ -16,12 +16,17 @@ import torch
 
 from .. import errors
 from . import torchscript
+from .compiled_model import CompiledModel
 from .paths import children
 
 STANDALONE = "model"  # what a bare model is called in ``model_refs``
 
-Model = Union[torch.nn.Module, torch.export.ExportedProgram]
-MODELS = (torch.nn.Module, torch.export.ExportedProgram)  # for isinstance, which takes no Union before Python 3.10
+Model = Union[torch.nn.Module, torch.export.ExportedProgram, CompiledModel]
+MODELS = (
+    torch.nn.Module,
+    torch.export.ExportedProgram,
+    CompiledModel,
+)  # for isinstance, which takes no Union before Python 3.10
 
 _LEAVES = (str, bytes, int, float, complex, bool, type(None), torch.Tensor, type)
 _CONTAINERS = (dict, list, tuple, set, frozenset)
@@ -57,7 +62,7 @@ def models(pipeline: Any, chosen: Sequence[str] | None, private: bool) -> dict[s
 
 
 def named_models(root: Any) -> Iterator[tuple[str, Model]]:
-    """Every outermost module or exported program in an object graph, with its path, which is empty for ``root``."""
+    """Every outermost model in an object graph, with its path, which is empty for ``root``."""
     seen: set[int] = set()
     waiting = [("", root)]  # the next one is the last; no recursion, which would end at Python's limit
     while waiting:
@@ -129,6 +134,10 @@ def named_tensors(root: Any) -> Iterator[tuple[str, torch.Tensor, bool]]:
     """Name, tensor, and whether ``state_dict`` has it, of all parameters, buffers and constants of all models."""
     for path, model in named_models(root):
         prefix = f"{path}." if path else ""
+        if isinstance(model, CompiledModel):
+            for name, tensor in model.state_dict().items():
+                yield prefix + name, tensor, True
+            continue
         if isinstance(model, torch.export.ExportedProgram):
             for name, tensor in model.state_dict.items():
                 yield prefix + name, tensor, True

@@ -25,7 +25,8 @@ import types
 import warnings
 import weakref
 from collections import OrderedDict
-from typing import Any, Union, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, Union, cast
 
 import numpy as np
 import torch
@@ -39,7 +40,12 @@ from torch.storage import TypedStorage, UntypedStorage
 from .. import errors
 from . import sources, stamps
 
+if TYPE_CHECKING:
+    from .compiled_model import CompiledModel
+
 _C: Any = torch._C  # typed in part
+
+M = TypeVar("M")
 
 # What the loader puts where a skeleton has left a storage out.
 Item = Union[UntypedStorage, memoryview]
@@ -612,14 +618,29 @@ def _program(
 ) -> ExportedProgram:
     from torch._export.serde.serialize import ExportedProgramDeserializer
 
+    def program() -> ExportedProgram:
+        with one_at_a_time:
+            return ExportedProgramDeserializer().deserialize(description, state_dict, constants, example_inputs)
+
+    return registered("exported program", program)
+
+
+def _compiled_model(*stored: Any) -> CompiledModel:
+    from .compiled_model import restored
+
+    return restored(*stored)
+
+
+def registered(user: str, make: Callable[[], M]) -> M:
+    """What a function makes that may need operators, or types of inputs and outputs, of libraries: those are imported.
+
+    Raises:
+        ClassNotFoundError: one is not to be had.
+    """
     tried: set[str] = set()
     while True:
         try:
-            with one_at_a_time:
-                program: ExportedProgram = ExportedProgramDeserializer().deserialize(
-                    description, state_dict, constants, example_inputs
-                )
-            return program
+            return make()
         except Exception as cause:
             unknown = _unregistered(cause)
             if unknown is None:
@@ -627,7 +648,7 @@ def _program(
             # a type of a library's own is registered by its module, whose name is in that of the type
             if unknown in tried or not _imported(unknown.rpartition(".")[0]):
                 library = unknown.split(".")[0]
-                raise errors.ClassNotFoundError.unregistered("exported program", unknown, library) from cause
+                raise errors.ClassNotFoundError.unregistered(user, unknown, library) from cause
             tried.add(unknown)
 
 

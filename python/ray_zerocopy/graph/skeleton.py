@@ -35,7 +35,20 @@ from ray.actor import ActorHandle
 from torch.storage import TypedStorage, UntypedStorage
 
 from .. import core, errors
-from . import arrays, compiled, exported, modules, names, rebuild, sources, special, stamps, tensors, torchscript
+from . import (
+    arrays,
+    compiled,
+    compiled_model,
+    exported,
+    modules,
+    names,
+    rebuild,
+    sources,
+    special,
+    stamps,
+    tensors,
+    torchscript,
+)
 from .paths import blame
 from .private import PrivateBytes, Stream, private_bytes
 
@@ -336,6 +349,7 @@ class _Pickler(cloudpickle.Pickler):
             return self._code(obj)
         if special.is_loguru(obj):
             return rebuild._loguru, (obj._options,)
+        compiled_model.require_no_loader(obj)
         reduced = super().reducer_override(obj)
         if reduced is NotImplemented and type(obj) not in self.dispatch_table:
             reduced = special.forwarding(obj)

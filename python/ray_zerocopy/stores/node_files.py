@@ -18,7 +18,6 @@ Whatever fails here is no error: the store's memory is used, and a warning says 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import itertools
 import logging
@@ -27,7 +26,6 @@ import os
 import re
 import secrets
 import shutil
-import stat
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -36,7 +34,7 @@ from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
-from .. import core, errors, reading, settings
+from .. import core, errors, locks, reading, settings
 from ..core import Bytes
 from . import connection, disk, files, named, records
 
@@ -185,18 +183,16 @@ class Folder:
 
     def _require_trusted(self) -> None:
         """Raise unless nobody else can put images here, which are unpickled."""
-        above, about = os.stat(self.root), os.lstat(self.path)
-        if above.st_mode & stat.S_IWOTH and not above.st_mode & stat.S_ISVTX:
-            raise _Unusable(f"everybody may rename what is in {self.root!r}: chmod o-w, or chmod +t")
-        if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid() or about.st_mode & 0o022:
-            raise _Unusable(f"{self.path!r} is not a folder that this user alone can write to: remove it")
+        why = locks.distrusted(self.path)
+        if why is not None:
+            raise _Unusable(why)
 
     def _mapped(self, fingerprint: str) -> Bytes | None:
         """An image, if it is here; a file that is not the one that was written is removed."""
         path = self._at(fingerprint + _IMAGE)
         with contextlib.suppress(FileNotFoundError), FileIO(path) as file:
             for _ in range(_LOOKS):
-                if _locked(file, fcntl.LOCK_SH):
+                if locks.shared(file):
                     break
                 time.sleep(0.001)  # somebody looks whether it is in use
             else:
@@ -255,7 +251,7 @@ class Folder:
         end = time.monotonic() + PATIENCE + nbytes / SLOWEST
         while True:
             with FileIO(path, "a") as file:
-                if _locked(file, fcntl.LOCK_EX) and os.fstat(file.fileno()).st_nlink:
+                if locks.alone(file) and os.fstat(file.fileno()).st_nlink:
                     try:
                         file.truncate(nbytes)  # takes no room; `_make_room` of others counts it
                         yield True
@@ -351,7 +347,7 @@ class Folder:
                     with contextlib.suppress(OSError):
                         os.unlink(path)
             elif name.endswith((_LOCK, disk.PARTIAL)):
-                _remove_idle(path)
+                locks.remove_idle(path)
 
 
 class _Entry(NamedTuple):
@@ -369,13 +365,13 @@ class _Entry(NamedTuple):
 
     def idle(self) -> bool:
         """Whether no process has it mapped, or holds it as a lock."""
-        with contextlib.suppress(OSError), _exclusive(os.path.join(self.folder, self.name)) as alone:
+        with contextlib.suppress(OSError), locks.exclusive(os.path.join(self.folder, self.name)) as alone:
             return alone
         return False
 
     def removed(self) -> bool:
         """Whether it could be removed, since no process has it mapped."""
-        return _remove_idle(os.path.join(self.folder, self.name))
+        return locks.remove_idle(os.path.join(self.folder, self.name))
 
 
 def _entries(folder: str) -> Iterator[_Entry]:
@@ -398,34 +394,9 @@ def _remove_session(path: str) -> None:
         for name in os.listdir(path):
             each = os.path.join(path, name)
             if name.endswith((_IMAGE, _LOCK, disk.PARTIAL)):
-                _remove_idle(each)
+                locks.remove_idle(each)
         if not any(name.endswith((_IMAGE, _LOCK, disk.PARTIAL)) for name in os.listdir(path)):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _remove_idle(path: str) -> bool:
-    with contextlib.suppress(OSError), _exclusive(path) as alone:
-        if alone:
-            os.unlink(path)
-            return True
-    return False
-
-
-@contextlib.contextmanager
-def _exclusive(path: str) -> Iterator[bool]:
-    """Whether this is the only process that uses a file; no other one begins to, meanwhile."""
-    with FileIO(path) as file:
-        yield _locked(file, fcntl.LOCK_EX)
-
-
-def _locked(file: FileIO, kind: int) -> bool:
-    """Whether a file could be locked at once. (A `FileIO` is closed whenever a signal's exception comes; a descriptor
-    may be lost then.)"""
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _sound(descriptor: int, fingerprint: str) -> Bytes | None:
