@@ -20,8 +20,9 @@ KEPT_BYTES = "RAY_ZEROCOPY_KEPT_BYTES"
 KEPT_SECONDS = "RAY_ZEROCOPY_KEPT_SECONDS"
 NODE_FILES = "RAY_ZEROCOPY_NODE_FILES"
 NODE_FILES_BYTES = "RAY_ZEROCOPY_NODE_FILES_BYTES"
+COMPILE_TURNS = "RAY_ZEROCOPY_COMPILE_TURNS"
 
-VARIABLES = (ISOLATION, KEPT_MODELS, KEPT_BYTES, KEPT_SECONDS, NODE_FILES, NODE_FILES_BYTES)
+VARIABLES = (ISOLATION, KEPT_MODELS, KEPT_BYTES, KEPT_SECONDS, NODE_FILES, NODE_FILES_BYTES, COMPILE_TURNS)
 
 
 def in_force() -> dict[str, str]:
@@ -105,6 +106,18 @@ def node_files() -> NodeFiles | None:
     if not os.path.isabs(folder):
         raise errors.SettingError(f"{NODE_FILES}={folder!r} is not an absolute path; it takes that of a folder")
     return NodeFiles(os.path.normpath(folder), _number(NODE_FILES_BYTES, 64 << 30))
+
+
+def compile_turns() -> bool:
+    """Whether processes of a node are to take turns at ``torch.compile``.
+
+    Raises:
+        SettingError: it is neither on nor off.
+    """
+    text = os.environ.get(COMPILE_TURNS, "")
+    if text not in ("", "0", "1"):
+        raise errors.SettingError(f"{COMPILE_TURNS}={text!r} is unknown; it takes 1 (on) or 0 (off)")
+    return text == "1"
 
 
 def _number(variable: str, default: int) -> int:

@@ -76,6 +76,7 @@ def _settings() -> Iterator[Finding]:
     try:
         settings.isolation()
         settings.kept()
+        settings.compile_turns()
     except errors.RayZeroCopyError as error:
         yield problem("settings", str(error), "Set it to such a value, or unset it (docs/settings.md).")
     else:

@@ -12,6 +12,7 @@ import torch
 
 from .. import errors, reading, settings
 from ..core import Bytes
+from ..graph import turns
 from ..graph.skeleton import Imports
 from . import connection, files, metrics, node_files, objects
 from .files import File
@@ -144,6 +145,8 @@ def load(
     Raises:
         as `fetched` and `reading.load`.
     """
+    if settings.compile_turns():
+        turns.take()
     had = fetched(place, timeout, "Loading a model", verify)
     key = (place.namespace, place.name) if isinstance(place, Name) else ("", "")
     imports = Imports() if _log.isEnabledFor(logging.INFO) else None
