@@ -88,7 +88,7 @@ OLD := _build/ray-zerocopy-0.2.0
 
 bench: $(INSTALLED)
 	python benchmarks/run.py --output $(BENCH) $$(test -d $(OLD) && echo --old $(OLD))
-	for script in torchscript tasks checkpoints; do python benchmarks/$$script.py | tee $(BENCH)/$$script.md; done
+	for script in torchscript tasks checkpoints compiled; do python benchmarks/$$script.py | tee $(BENCH)/$$script.md; done
 
 bench-quick: $(INSTALLED)
 	python benchmarks/run.py --plan quick --output $(BENCH)-quick

@@ -14,6 +14,7 @@ EXPECTED = {
     "actors.py": "one actor trained, the other three did not notice",
     "demo.py": "ray.put(model)",
     "ray_data.py": "1000 rows scored by 4 actors over one copy of the model",
+    "compiled.py": "1000 rows scored by 4 actors that compiled nothing",
     "tasks.py": "sentences encoded in tasks, as the original does: True",
     "torchscript.py": "every probability is the original model's",
     "ray_serve.py": "two replicas answer as the original does, also after they were killed and started again",
