@@ -3,9 +3,9 @@ package gozc
 import (
 	"fmt"
 
-	"github.com/ray-zerocopy/ray-zerocopy/gozc/image"
-	"github.com/ray-zerocopy/ray-zerocopy/gozc/layout"
-	"github.com/ray-zerocopy/ray-zerocopy/gozc/mem"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/format"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/layout"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/mem"
 )
 
 // maxRows bounds the rows of a table: a reference in a skeleton has 31 bits for one.
@@ -46,23 +46,23 @@ func viewBlocks(address, count int64) ([]layout.Block, error) {
 }
 
 // viewSegments reads the rows of address, offset and length that Plan has written.
-func viewSegments(address, count int64) ([]image.Range, error) {
+func viewSegments(address, count int64) ([]format.Range, error) {
 	rows, err := viewRows("segments", address, count, 3)
 	if err != nil {
 		return nil, err
 	}
-	segments := make([]image.Range, count)
+	segments := make([]format.Range, count)
 	for i := range segments {
-		segments[i] = image.Range{Offset: rows[3*i+1], Length: rows[3*i+2]}
+		segments[i] = format.Range{Offset: rows[3*i+1], Length: rows[3*i+2]}
 	}
 	return segments, nil
 }
 
 // placeBlocks makes the block table: where the blocks lie in the data and how long they are.
-func placeBlocks(blocks []layout.Block, offsets []int64) []image.Range {
-	table := make([]image.Range, len(blocks))
+func placeBlocks(blocks []layout.Block, offsets []int64) []format.Range {
+	table := make([]format.Range, len(blocks))
 	for i, block := range blocks {
-		table[i] = image.Range{Offset: offsets[i], Length: block.Length}
+		table[i] = format.Range{Offset: offsets[i], Length: block.Length}
 	}
 	return table
 }

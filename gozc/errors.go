@@ -6,11 +6,11 @@ import (
 	"runtime/debug"
 	"strings"
 
-	"github.com/ray-zerocopy/ray-zerocopy/gozc/image"
-	"github.com/ray-zerocopy/ray-zerocopy/gozc/layout"
-	"github.com/ray-zerocopy/ray-zerocopy/gozc/pickle"
-	"github.com/ray-zerocopy/ray-zerocopy/gozc/safetensors"
-	"github.com/ray-zerocopy/ray-zerocopy/gozc/shm"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/format"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/layout"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/pickle"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/safetensors"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/shm"
 )
 
 // errArgument is returned when the caller passes a number that cannot be what it stands for.
@@ -21,16 +21,16 @@ var codes = []struct {
 	sentinel error
 	code     string
 }{
-	{image.ErrForeign, "foreign"},
-	{image.ErrByteOrder, "foreign"},
-	{image.ErrVersion, "version"},
-	{image.ErrDamaged, "damaged"},
-	{image.ErrNoSums, "version"},
-	{image.ErrBase, "base"},
+	{format.ErrForeign, "foreign"},
+	{format.ErrByteOrder, "foreign"},
+	{format.ErrVersion, "version"},
+	{format.ErrDamaged, "damaged"},
+	{format.ErrNoSums, "version"},
+	{format.ErrBase, "base"},
 	{pickle.ErrDamaged, "damaged"},
 	{safetensors.ErrForeign, "foreign"},
 	{safetensors.ErrDamaged, "damaged"},
-	{image.ErrInput, "argument"},
+	{format.ErrInput, "argument"},
 	{layout.ErrBlock, "argument"},
 	{errArgument, "argument"},
 	{shm.ErrMode, "argument"},

@@ -12,21 +12,21 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/ray-zerocopy/ray-zerocopy/gozc/failpoint"
-	"github.com/ray-zerocopy/ray-zerocopy/gozc/image"
-	"github.com/ray-zerocopy/ray-zerocopy/gozc/layout"
-	_ "github.com/ray-zerocopy/ray-zerocopy/gozc/limit" // nothing global changes
-	"github.com/ray-zerocopy/ray-zerocopy/gozc/pickle"
-	_ "github.com/ray-zerocopy/ray-zerocopy/gozc/poller" // no timer ends the process
-	"github.com/ray-zerocopy/ray-zerocopy/gozc/safetensors"
-	"github.com/ray-zerocopy/ray-zerocopy/gozc/shm"
-	_ "github.com/ray-zerocopy/ray-zerocopy/gozc/stack" // a cheap first call
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/failpoint"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/format"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/layout"
+	_ "github.com/ray-zerocopy/ray-zerocopy/gozc/internal/limit" // nothing global changes
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/pickle"
+	_ "github.com/ray-zerocopy/ray-zerocopy/gozc/internal/poller" // no timer ends the process
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/safetensors"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/shm"
+	_ "github.com/ray-zerocopy/ray-zerocopy/gozc/internal/stack" // a cheap first call
 )
 
 // FormatVersion returns the version of the image format that is written and read.
 func FormatVersion() (version int64, err error) {
 	defer recovered(&err)
-	return image.Version, nil
+	return format.Version, nil
 }
 
 // Plan lays out the blocks, count rows of address and length. It writes each block's offset in the data to
@@ -86,7 +86,7 @@ func CountSums(blocks, count int64) (sums int64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	return image.CountSums(placeBlocks(list, make([]int64, len(list)))), nil // only their lengths count here
+	return format.CountSums(placeBlocks(list, make([]int64, len(list)))), nil // only their lengths count here
 }
 
 // Sums reads the blocks, count rows of address and length, and writes their checksums to sums, as many as CountSums says.
@@ -107,7 +107,7 @@ func Sums(blocks, count, sums, sumCount int64) (written int64, err error) {
 			return 0, err
 		}
 	}
-	found := image.Sums(memory)
+	found := format.Sums(memory)
 	if len(found) != len(room) {
 		return 0, fmt.Errorf("%w: room for %d checksums of %d", errArgument, len(room), len(found))
 	}
@@ -138,7 +138,7 @@ func Share(blocks, count, sums, sumCount, bases, baseCount, offsets int64) (shar
 	if err != nil {
 		return 0, err
 	}
-	found, err := image.Share(list, known, images)
+	found, err := format.Share(list, known, images)
 	if err != nil {
 		return 0, err
 	}
@@ -155,7 +155,7 @@ func Share(blocks, count, sums, sumCount, bases, baseCount, offsets int64) (shar
 // skeleton, index and about.
 func HeadSize(segments, blocks, skeleton, index, sums, about, bases int64) (size int64, err error) {
 	defer recovered(&err)
-	return image.HeadSize(image.Counts{
+	return format.HeadSize(format.Counts{
 		Segments: segments, Blocks: blocks, Skeleton: skeleton, Index: index, Sums: sums, About: about, Bases: bases,
 	})
 }
@@ -172,7 +172,7 @@ func EncodeHead(
 	if err != nil {
 		return 0, err
 	}
-	parts := image.Parts{Index: []byte(index), About: []byte(about)}
+	parts := format.Parts{Index: []byte(index), About: []byte(about)}
 	if parts.Segments, err = viewSegments(segments, segmentCount); err != nil {
 		return 0, err
 	}
@@ -196,13 +196,13 @@ func EncodeHead(
 		return 0, err
 	}
 	for _, each := range images {
-		base, _, err := image.BaseOf(each)
+		base, _, err := format.BaseOf(each)
 		if err != nil {
 			return 0, err
 		}
 		parts.Bases = append(parts.Bases, base)
 	}
-	return size, image.EncodeHead(buffer, parts)
+	return size, format.EncodeHead(buffer, parts)
 }
 
 // CheckHead checks the head of an image: length bytes at head, which begin with the image, of imageSize bytes
@@ -217,11 +217,11 @@ func CheckHead(head, length, imageSize, bases, baseCount int64) (blockCount int6
 	if imageSize < 0 {
 		return 0, fmt.Errorf("%w: an image of %d bytes", errArgument, imageSize)
 	}
-	checked, err := image.Check(bytes, imageSize)
+	checked, err := format.Check(bytes, imageSize)
 	if err == nil && baseCount >= 0 {
 		var images [][]byte
 		if images, err = viewImages(bases, baseCount); err == nil {
-			_, err = image.Attach(checked, images)
+			_, err = format.Attach(checked, images)
 		}
 	}
 	return int64(len(checked.Blocks)), err
@@ -239,7 +239,7 @@ func Verify(address, length, bases, baseCount int64) (block int64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	row, err := image.Verify(bytes, images...)
+	row, err := format.Verify(bytes, images...)
 	return int64(row), err
 }
 
@@ -251,11 +251,11 @@ func Index(head, length int64) (index string, err error) {
 	if err != nil {
 		return "", err
 	}
-	checked, err := image.Check(bytes, math.MaxInt64)
+	checked, err := format.Check(bytes, math.MaxInt64)
 	if err != nil {
 		return "", err
 	}
-	if _, err := image.DecodeIndex(checked, nil); err != nil {
+	if _, err := format.DecodeIndex(checked, nil); err != nil {
 		return "", err
 	}
 	return string(checked.Index), nil
@@ -269,7 +269,7 @@ func Fingerprint(head, length int64) (fingerprint string, err error) {
 	if err != nil {
 		return "", err
 	}
-	return image.Fingerprint(bytes)
+	return format.Fingerprint(bytes)
 }
 
 // Safetensors checks the header of a safetensors file of fileSize bytes, of which length are at hand at head, and

@@ -9,12 +9,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/ray-zerocopy/ray-zerocopy/gozc/image"
-	"github.com/ray-zerocopy/ray-zerocopy/gozc/layout"
-	"github.com/ray-zerocopy/ray-zerocopy/gozc/mem"
-	"github.com/ray-zerocopy/ray-zerocopy/gozc/pickle"
-	"github.com/ray-zerocopy/ray-zerocopy/gozc/safetensors"
-	"github.com/ray-zerocopy/ray-zerocopy/gozc/shm"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/format"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/layout"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/mem"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/pickle"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/safetensors"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/shm"
 )
 
 // address pins memory for the time of a test, as Python keeps its own alive.
@@ -85,7 +85,7 @@ func TestImageThroughAddresses(t *testing.T) {
 	if got, err := Index(address(t, head), size); err != nil || got != index {
 		t.Fatalf("%s, %v", got, err)
 	}
-	r, err := image.Open(whole)
+	r, err := format.Open(whole)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,10 +242,10 @@ func TestSleepAndVersion(t *testing.T) {
 
 func TestEverySentinelHasItsCode(t *testing.T) {
 	for sentinel, code := range map[error]string{
-		image.ErrForeign: "foreign", image.ErrByteOrder: "foreign", image.ErrVersion: "version", image.ErrDamaged: "damaged", pickle.ErrDamaged: "damaged",
+		format.ErrForeign: "foreign", format.ErrByteOrder: "foreign", format.ErrVersion: "version", format.ErrDamaged: "damaged", pickle.ErrDamaged: "damaged",
 		safetensors.ErrForeign: "foreign", safetensors.ErrDamaged: "damaged",
-		image.ErrNoSums: "version",
-		image.ErrInput:  "argument", layout.ErrBlock: "argument", errArgument: "argument", shm.ErrMode: "argument",
+		format.ErrNoSums: "version",
+		format.ErrInput:  "argument", layout.ErrBlock: "argument", errArgument: "argument", shm.ErrMode: "argument",
 		shm.ErrPrivate: "private", shm.ErrScarce: "scarce", shm.ErrNoFile: "nofile", shm.ErrUnsupported: "unsupported",
 		errors.New("other"): "system",
 	} {

@@ -6,8 +6,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/ray-zerocopy/ray-zerocopy/gozc/mem"
-	"github.com/ray-zerocopy/ray-zerocopy/gozc/shm"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/mem"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/shm"
 )
 
 func TestMapThroughAddresses(t *testing.T) {
