@@ -1,5 +1,11 @@
 package format
 
+// ElementSize returns the size in bytes of an element; false for a dtype that there is not.
+func ElementSize(dtype string) (int64, bool) {
+	size, known := elementSizes[dtype]
+	return size, known
+}
+
 // elementSizes holds every dtype of torch that is not quantized, with the size in bytes of an element. Names
 // without torch's prefix; float4_e2m1fn_x2 and bits* count as torch counts them, in bytes that hold several
 // values.

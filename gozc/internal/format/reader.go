@@ -44,17 +44,27 @@ func (r *Reader) Head() Head { return r.head }
 // Tensors returns the entries of the index, in the order of the model.
 func (r *Reader) Tensors() []Tensor { return r.tensors }
 
-// Tensor returns the entry of that name, the first if there are several, and the bytes from the tensor's first
-// element to the end of its last one. Elements lie there as shape and stride say, so there can be bytes between
-// them that are not its own.
+// Tensor returns the entry of that name, the first if there are several, and its bytes, see Bytes.
 func (r *Reader) Tensor(name string) (tensor Tensor, bytes []byte, ok bool) {
-	i, ok := r.byName[name]
+	i, ok := r.Row(name)
 	if !ok {
 		return Tensor{}, nil, false
 	}
-	tensor = r.tensors[i]
+	return r.tensors[i], r.Bytes(i), true
+}
+
+// Row returns the row of the index that has the entry of that name, the first if there are several.
+func (r *Reader) Row(name string) (row int, ok bool) {
+	row, ok = r.byName[name]
+	return row, ok
+}
+
+// Bytes returns the bytes from the first element of a tensor to the end of its last one. Elements lie there as shape and
+// stride say, so there can be bytes between them that are not its own.
+func (r *Reader) Bytes(row int) []byte {
+	tensor := r.tensors[row]
 	if tensor.Length == 0 {
-		return tensor, nil, true
+		return nil
 	}
 	segments, data := r.head.Segments, r.data
 	if tensor.Base >= 0 {
@@ -62,5 +72,28 @@ func (r *Reader) Tensor(name string) (tensor Tensor, bytes []byte, ok bool) {
 	}
 	start := segments[tensor.Segment].Offset + tensor.Offset
 	end := start + tensor.Length
-	return tensor, data[start:end:end], true
+	return data[start:end:end]
 }
+
+// InBlock returns the rows of the index whose tensors begin in a block.
+func (r *Reader) InBlock(block int) []int {
+	base, offset := r.head.Blocks[block].Base()
+	end := offset + r.head.Blocks[block].Length
+	var rows []int
+	for row, tensor := range r.tensors {
+		if tensor.Length == 0 || tensor.Base != int64(base) {
+			continue
+		}
+		segments := r.head.Segments
+		if base >= 0 {
+			segments = r.heads[base].Segments
+		}
+		if start := segments[tensor.Segment].Offset + tensor.Offset; offset <= start && start < end {
+			rows = append(rows, row)
+		}
+	}
+	return rows
+}
+
+// Heads returns the heads of the images that it shares blocks with.
+func (r *Reader) Heads() []Head { return r.heads }

@@ -36,6 +36,19 @@ func Address[T byte | int64](s []T) int64 {
 	return int64(uintptr(unsafe.Pointer(unsafe.SliceData(s))))
 }
 
+// As returns bytes as elements of another type, which have no pointers and may have any bits; nil and false if the bytes
+// do not lie where such elements may lie, or end within one.
+func As[T any](bytes []byte) ([]T, bool) {
+	size := int(unsafe.Sizeof(*new(T)))
+	if len(bytes)%size != 0 || Address(bytes)%int64(unsafe.Alignof(*new(T))) != 0 {
+		return nil, false
+	}
+	if len(bytes) == 0 {
+		return nil, true
+	}
+	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(bytes))), len(bytes)/size), true
+}
+
 // view reads the address as a pointer, bit for bit. A plain unsafe.Pointer(uintptr(addr)) does the same, but go
 // vet takes it for arithmetic with a pointer into Go's own memory, which this is not.
 func view[T any](addr, n int64) []T {

@@ -44,3 +44,20 @@ func TestImpossibleLengthsPanic(t *testing.T) {
 		}()
 	}
 }
+
+func TestBytesAreElementsOnlyWhereTheseMayLie(t *testing.T) {
+	words := []int64{1, 2, 3}
+	bytes := Bytes(Address(words), 24)
+	if got, ok := As[int32](bytes[4:]); !ok || len(got) != 5 || got[1] != 2 {
+		t.Errorf("%v, %v", got, ok)
+	}
+	if got, ok := As[int64](bytes[:0]); !ok || len(got) != 0 {
+		t.Errorf("%v, %v", got, ok)
+	}
+	for _, wrong := range [][]byte{bytes[4:12], bytes[:20]} {
+		if got, ok := As[int64](wrong); ok {
+			t.Errorf("%v of %d bytes", got, len(wrong))
+		}
+	}
+	runtime.KeepAlive(words)
+}
