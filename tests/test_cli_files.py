@@ -163,7 +163,8 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
         (b"some text that is none", "text", "neither a model file"),
         (pickle.dumps(Trap), "pickle.pt", "neither a model file"),
         (struct.pack("<Q", 1 << 62) + b"{}", "long.safetensors", "neither a model file"),
-        (struct.pack("<Q", 2) + b"[]", "list.safetensors", "damaged"),
+        (struct.pack("<Q", 2) + b"[]", "list.safetensors", "neither a model file"),
+        (struct.pack("<Q", 2) + b"{]", "broken.safetensors", "damaged"),
         (
             b"\x2c\0\0\0\0\0\0\0" + b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'[:44],
             "cut.safetensors",
@@ -177,11 +178,11 @@ def test_inspect_names_what_is_no_file_of_weights(tmp_path, capsys, data, name, 
     assert word in failed(capsys, "inspect", str(path))
 
 
-def test_inspect_names_a_tensor_outside_of_the_file(tmp_path, capsys):
+def test_inspect_refuses_tensors_outside_of_the_file(tmp_path, capsys):
     header = json.dumps({"far": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}).encode()
     path = tmp_path / "far.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
-    assert "'far' would lie outside" in failed(capsys, "inspect", str(path))
+    assert "8 bytes of data, expected the 36 of its tensors" in failed(capsys, "inspect", str(path))
     assert "No such file" in failed(capsys, "inspect", str(tmp_path / "none"))
 
 

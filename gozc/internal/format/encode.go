@@ -9,7 +9,7 @@ import (
 // checked here as well, so that a mistake shows where it is made and not on another machine. The index is taken as it
 // is: reading it back would take a fifth of the time that Python needs to make an image.
 func EncodeHead(dst []byte, parts Parts) error {
-	counts := parts.counts()
+	counts := parts.Counts()
 	size, err := HeadSize(counts)
 	if err != nil {
 		return err

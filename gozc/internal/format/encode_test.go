@@ -18,7 +18,7 @@ func TestHeadRoundTrip(t *testing.T) {
 	}
 	parts := Parts{Segments: sampleSegments, Blocks: sampleBlocks, Skeleton: sampleSkeleton, Index: sampleIndex, About: sampleAbout}
 	parts.Sums = make([]uint64, 3)
-	parts.Sums = readSums(image[place(parts.counts()).sums:], 3)
+	parts.Sums = readSums(image[place(parts.Counts()).sums:], 3)
 	want := Head{parts, Version, int64(len(image)), minHeadSize, order.Uint32(image[atChecksum:])}
 	if !reflect.DeepEqual(head, want) {
 		t.Fatalf("got  %+v\nwant %+v", head, want)
@@ -120,7 +120,7 @@ func TestEncodeRefusesWhatAReaderWould(t *testing.T) {
 		"empty block not at 0":   {[]Range{{0, 64}}, []Range{{1, 0}}},
 	} {
 		parts := Parts{Segments: test.segments, Blocks: test.blocks, Index: index}
-		size, err := HeadSize(parts.counts())
+		size, err := HeadSize(parts.Counts())
 		if err != nil {
 			t.Fatal(err)
 		}

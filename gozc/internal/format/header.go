@@ -78,7 +78,8 @@ type Counts struct {
 	Segments, Blocks, Skeleton, Index, Sums, About, Bases int64
 }
 
-func (p *Parts) counts() Counts {
+// Counts returns how many there are of each part.
+func (p *Parts) Counts() Counts {
 	return Counts{
 		int64(len(p.Segments)), int64(len(p.Blocks)), int64(len(p.Skeleton)), int64(len(p.Index)),
 		int64(len(p.Sums)), int64(len(p.About)), int64(len(p.Bases)),

@@ -36,7 +36,7 @@ func sampleImage(tb testing.TB) []byte {
 
 func encode(tb testing.TB, parts Parts) []byte {
 	tb.Helper()
-	size, err := HeadSize(parts.counts())
+	size, err := HeadSize(parts.Counts())
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -11,6 +11,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from .. import core, errors
 from .failures import Failed
 
 _MAGIC = b"\x89RZC\r\n\x1a\n"
@@ -130,26 +133,20 @@ def _of_safetensors(path: str) -> Contents:
     nbytes = os.path.getsize(path)
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if nbytes < 8 or length > min(_HEADER, nbytes - 8):
-            raise Failed(f"{path} is neither a model file of ray-zerocopy nor a .safetensors file")
-        text = file.read(length)
+        file.seek(0)
+        head = np.frombuffer(file.read(8 + (length if length <= _HEADER else 0)), np.uint8)
     try:
-        header = json.loads(text.decode())
-        about = header.pop("__metadata__", {})
-        tensors = []
-        for name, entry in header.items():
-            begin, end = map(int, entry["data_offsets"])
-            if not 0 <= begin <= end <= nbytes - 8 - length:
-                raise ValueError(f"tensor {name!r} would lie outside of the file")
-            shape = [int(each) for each in entry["shape"]]
-            tensors.append(
-                Tensor(name, _torchs(str(entry["dtype"])), shape, end - begin, True, None, (-1, 0, begin, end))
-            )
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        if not path.endswith("." + _SAFETENSORS):
+        header = json.loads(core.safetensors(core.address(head), head.nbytes, nbytes))
+    except errors.ImageError as error:
+        if isinstance(error, errors.ForeignImageError) or not path.endswith("." + _SAFETENSORS):
             raise Failed(f"{path} is neither a model file of ray-zerocopy nor a .safetensors file") from error
-        raise Failed(f"{path} is a damaged .safetensors file: {error}") from error
-    return Contents(path, nbytes, _SAFETENSORS, None, {"metadata": about}, tensors, _shared(tensors))
+        raise Failed(f"{path}: {error}") from error
+    tensors = []
+    for each in header["tensors"]:
+        begin, end = each["begin"], each["end"]
+        place = (-1, 0, begin, end)
+        tensors.append(Tensor(each["name"], _torchs(each["dtype"]), each["shape"], end - begin, True, None, place))
+    return Contents(path, nbytes, _SAFETENSORS, None, {"metadata": header["metadata"]}, tensors, _shared(tensors))
 
 
 def _shared(tensors: list[Tensor]) -> list[list[str]]:

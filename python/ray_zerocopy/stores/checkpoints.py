@@ -1,7 +1,7 @@
 """Safetensors files: read as tensors over a mapping of the file, and written tensor by tensor.
 
-What a file has to be is checked by the Go core (gozc/internal/safetensors). Shards are those of an index file as transformers
-writes it: a JSON object whose ``weight_map`` says which file has a tensor.
+What a file has to be is checked by the Go core (gozc/internal/safetensors). Shards are those of an index file as
+transformers writes it: a JSON object whose ``weight_map`` says which file has a tensor.
 """
 
 from __future__ import annotations
