@@ -14,8 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from helpers import settles
 from ray_zerocopy import ModelWrapper
 from ray_zerocopy import __main__ as command
+from ray_zerocopy.cli import tables
+from ray_zerocopy.stores import files
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden"
@@ -374,4 +377,53 @@ def test_diff_of_a_model_and_its_fine_tune(rzc, folder):
 def test_it_compiles_without_a_c_compiler_for(system):
     goos, goarch = system.split("/")
     env = {**os.environ, "CGO_ENABLED": "0", "GOOS": goos, "GOARCH": goarch}
-    subprocess.run(["go", "vet", "./gozc/cmd/rzc", "./gozc/image"], cwd=HERE.parent, env=env, check=True)
+    subprocess.run(
+        ["go", "vet", "./gozc/cmd/rzc", "./gozc/image", "./gozc/store"], cwd=HERE.parent, env=env, check=True
+    )
+
+
+# --- the live store ----------------------------------------------------------------------------------------
+
+
+def test_what_lies_in_the_store_is_found_and_read_without_ray(rzc, folder, worker, tmp_path):
+    raylet = worker(os.getppid)
+
+    def listed():
+        code, out, err = rzc("store", "--json")
+        assert code == 0, err
+        return [each for each in json.loads(out) if each["raylet"] == raylet]
+
+    file = str(folder / "model.rzc")
+    fingerprint = files.opened(file).fingerprint
+    before = listed()
+    stored = ModelWrapper.open(file).put()
+    tuned = ModelWrapper.open(file).load()
+    torch.nn.init.constant_(tuned.norm.bias, -0.5)
+    child = ModelWrapper.from_model(tuned, share_with=stored)
+    fresh = [each for each in listed() if each not in before]
+    assert len(fresh) == 2 and all(each["models"] == ["model"] for each in fresh)
+    one, other = sorted(fresh, key=lambda each: -each["nbytes"])
+    assert (one["fingerprint"], one["class"], one["nbytes"]) == (fingerprint, "Model", os.path.getsize(file))
+    assert other["nbytes"] == child.nbytes < one["nbytes"]
+    assert f"{fingerprint[:12]}  Model" in rzc("store")[1]
+
+    name, family = f"store:{fingerprint[:12]}", f"store:{other['fingerprint']}"
+    assert rzc("verify", name, family) == (
+        0,
+        f"{name}: all {tables.size(one['nbytes'])} are as they were written\n"
+        f"{family}: all {tables.size(other['nbytes'])} are as they were written\n",
+        "",
+    )
+    assert rzc("inspect", name)[1].splitlines()[1:] == rzc("inspect", file)[1].splitlines()[1:]
+    assert rzc("cat", name, "turned") == rzc("cat", file, "turned")
+    assert rzc("diff", name, file)[0] == 0
+    assert rzc("diff", name, family)[1].splitlines()[1:2] == ["norm.bias  64 of 64 values, by up to 0.5"]
+    assert rzc("convert", family, str(tmp_path / "x.safetensors"))[0] == 0
+    assert torch.equal(load_file(str(tmp_path / "x.safetensors"))["norm.bias"], torch.full((64,), -0.5))
+    assert "no such image" in rzc("inspect", "store:Nonsense")[2]
+
+    child.release()
+    stored.release()
+    assert settles(lambda: all(each in before for each in listed()))
+    code, out, err = rzc("inspect", name)
+    assert (code, out) == (1, "") and "no such image" in err

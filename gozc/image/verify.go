@@ -3,7 +3,6 @@ package image
 import (
 	"fmt"
 
-	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/format"
 	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/text"
 )
 
@@ -40,7 +39,7 @@ func (im *Image) Verify() error {
 	if im.reader == nil {
 		return ErrClosed
 	}
-	block, err := format.Verify(im.memory[0], im.memory[1:]...)
+	block, err := im.reader.Verify()
 	if err == nil && block < 0 {
 		return nil
 	}

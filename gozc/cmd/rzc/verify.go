@@ -44,7 +44,11 @@ func verified(path string) (int64, error) {
 			return 0, err
 		}
 		defer found.close()
-		return found.size, found.image.Verify()
+		err = found.image.Verify()
+		if gone := found.sound(); gone != nil { // which is why other bytes are there
+			err = gone
+		}
+		return found.size, err
 	}
 	is, err := isModelFile(path)
 	if err != nil {

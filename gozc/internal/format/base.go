@@ -13,6 +13,11 @@ type Base struct {
 	ImageSize int64
 }
 
+// Fingerprint returns what tells the image from all others, as the function does for its bytes.
+func (b Base) Fingerprint() string {
+	return fmt.Sprintf("%016x%016x", b.Sum[1], b.Sum[0])
+}
+
 // BaseOf returns what an image says of a base of its, and the base's head. image is the whole base.
 func BaseOf(image []byte) (Base, Head, error) {
 	head, err := Check(image, int64(len(image)))
@@ -31,7 +36,7 @@ func Fingerprint(bytes []byte) (string, error) {
 		return "", err
 	}
 	sum := xxh3.Hash128(bytes[:head.HeadSize])
-	return fmt.Sprintf("%016x%016x", sum.Hi, sum.Lo), nil
+	return Base{[2]uint64{sum.Lo, sum.Hi}, head.ImageSize}.Fingerprint(), nil
 }
 
 // Attach checks that images are those that an image shares blocks with, in the order of its head, and that the blocks

@@ -110,10 +110,11 @@ func checkPlaces(head []byte) (places, Counts, error) {
 	// From here on, all numbers are at most len(head), so that sums of them fit.
 	for _, size := range sizes {
 		most := uint64(len(head)) / uint64(size.row)
-		if value := order.Uint64(head[size.at:]); value > most {
+		value := order.Uint64(head[size.at:]) // once: in a store, memory can change meanwhile
+		if value > most {
 			return fail("%s is %d, expected %d at most in this head", size.name, value, most)
 		}
-		*size.to = int64(order.Uint64(head[size.at:]))
+		*size.to = int64(value)
 	}
 	p := place(counts)
 	if at := order.Uint64(head[atSkeletonOffset:]); at != uint64(p.skeleton) {

@@ -72,24 +72,41 @@ func Verify(image []byte, bases ...[]byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	datas := make([][]byte, len(bases))
+	for i, base := range bases {
+		datas[i] = base[heads[i].HeadSize:]
+	}
+	return verify(head, image[head.HeadSize:], datas), nil
+}
+
+// Verify does what the function does for an image that was opened.
+func (r *Reader) Verify() (int, error) {
+	if r.head.Version == 1 {
+		return 0, ErrNoSums
+	}
+	return verify(r.head, r.data, r.bases), nil
+}
+
+// verify compares the data of an image and of its bases with the checksums in its head.
+func verify(head Head, data []byte, bases [][]byte) int {
 	blocks := make([][]byte, len(head.Blocks))
 	for i, block := range head.Blocks {
+		in := data
 		number, offset := block.Base()
-		if number < 0 {
-			blocks[i] = image[head.HeadSize:][offset:][:block.Length]
-		} else {
-			blocks[i] = bases[number][heads[number].HeadSize:][offset:][:block.Length]
+		if number >= 0 {
+			in = bases[number]
 		}
+		blocks[i] = in[offset:][:block.Length]
 	}
 	sums := Sums(blocks)
 	at := 0
 	for i, block := range head.Blocks {
 		for range pieces(block.Length) {
 			if sums[at] != head.Sums[at] {
-				return i, nil
+				return i
 			}
 			at++
 		}
 	}
-	return -1, nil
+	return -1
 }
