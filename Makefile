@@ -13,7 +13,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 INSTALLED := $(VENV)/installed
 SOURCES := $(shell find gozc \( -name '*.go' -o -name '*.c' \) ! -name '*_test.go') go.mod go.sum setup.py pyproject.toml $(wildcard build/*.py)
 
-.PHONY: venv build wheels fresh matrix lint test soak sweep demo docs bench bench-quick bench-old bench-huge clean
+.PHONY: venv build rzc wheels fresh matrix lint test soak sweep demo docs bench bench-quick bench-old bench-huge clean
 
 # The project is installed in place, so this also builds the extension again when its sources have changed.
 venv build: $(INSTALLED)
@@ -25,6 +25,10 @@ $(INSTALLED): $(SOURCES)
 	pip install -q 'setuptools>=75.3' 'pybindgen>=0.22.1' build $$(python build/toolchain.py)
 	pip install -q --no-build-isolation -e '.[test,lint,bench]'
 	@touch $@
+
+# The program for model files and the store, in Go alone.
+rzc:
+	CGO_ENABLED=0 go build -trimpath -o _build/rzc ./gozc/cmd/rzc
 
 # In dist: the wheels for x86_64 and aarch64, checked, and the sdist.
 wheels: $(INSTALLED)

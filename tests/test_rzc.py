@@ -370,6 +370,24 @@ def test_diff_of_a_model_and_its_fine_tune(rzc, folder):
     ]
 
 
+# --- the library -----------------------------------------------------------------------------------------
+
+
+def test_the_program_of_the_page_runs(tmp_path):
+    """docs/go.md has a program that reads a file of a linear layer."""
+    page = (HERE.parent / "docs" / "go.md").read_text()
+    (tmp_path / "main.go").write_text(page.split("\n```go\n")[1].split("\n```\n")[0])
+    model = torch.nn.Linear(3, 2)
+    ModelWrapper.to_file(model, tmp_path / "model.rzc")
+    command = ["go", "run", "-buildvcs=false", str(tmp_path / "main.go"), str(tmp_path / "model.rzc")]
+    env = {**os.environ, "CGO_ENABLED": "0"}
+    done = subprocess.run(command, cwd=HERE.parent, env=env, capture_output=True, text=True, check=True)
+    first, *rest = done.stdout.splitlines()
+    assert first == "weight float32 [2 3]" and rest[0] == "bias float32 [2]"
+    value, *stride = rest[1].split()
+    assert float(value) == pytest.approx(model.weight[0, 0].item()) and stride == ["[3", "1]"]
+
+
 # --- everywhere ------------------------------------------------------------------------------------------
 
 
