@@ -55,6 +55,11 @@ class Model(torch.nn.Module):
         self.register_buffer("turned", torch.arange(6.0).view(2, 3).t())
         self.register_buffer("short", torch.linspace(-2, 2, 9, dtype=torch.bfloat16))
         self.register_buffer("nil", torch.empty(0, 7))
+        self.register_buffer("void", torch.empty(0, 7))
+        steps = torch.arange(100.0)
+        self.register_buffer("head_of", steps[:60])
+        self.register_buffer("tail_of", steps[40:])
+        self.register_buffer("thirds", torch.arange(3000.0)[::3])
         self.register_buffer("mask", torch.ones(4, 4, dtype=torch.bool), persistent=False)
 
 
@@ -232,6 +237,10 @@ def test_a_reader_that_has_seen_enough_is_no_error(rzc, tmp_path):
 def test_a_checkpoint_becomes_a_model_file_that_python_loads(rzc, tmp_path):
     layers = torch.nn.Sequential(torch.nn.Linear(300, 200), torch.nn.BatchNorm1d(200)).eval()
     state = {**layers.state_dict(), "0.weight": torch.randn(200, 300)}
+    for name in ("2.odd", "3.odd"):  # segments that end where none may begin
+        layers.append(torch.nn.Module())
+        layers[-1].register_buffer("odd", torch.zeros(70_001, dtype=torch.uint8))
+        state[name] = torch.randint(0, 255, (70_001,), dtype=torch.uint8)
     save_file(state, tmp_path / "in.safetensors")
     code, out, err = rzc("convert", str(tmp_path / "in.safetensors"), str(tmp_path / "out.rzc"))
     assert (code, err) == (0, "") and out.startswith(f"{tmp_path}/out.rzc: ")
@@ -354,11 +363,17 @@ def test_diff_goes_by_bits_and_sees_what_is_no_number(rzc, tmp_path):
     nan, inf = float("nan"), float("inf")
     one = {"same": torch.tensor([nan, inf, 0.0]), "zero": torch.tensor([0.0]), "nan": torch.tensor([nan, 1.0])}
     other = {"same": torch.tensor([nan, inf, 0.0]), "zero": torch.tensor([-0.0]), "nan": torch.tensor([1.0, 1.0])}
+    one["cast"] = one["same"].clone()
+    other["cast"] = one["same"].half()
     save_file(one, tmp_path / "one.safetensors")
     save_file(other, tmp_path / "other.safetensors")
     out = rzc("diff", str(tmp_path / "one.safetensors"), str(tmp_path / "other.safetensors"))[1]
     rows = dict(line.split(None, 1) for line in out.splitlines()[1:-2])
-    assert rows == {"zero": "1 of 1 values, by up to 0", "nan": "1 of 2 values, by up to +Inf"}
+    assert rows == {
+        "zero": "1 of 1 values, by up to 0",
+        "nan": "1 of 2 values, by up to inf",
+        "cast": "dtype: float32 and float16; the same values",
+    }
 
 
 def test_diff_of_a_model_and_its_fine_tune(rzc, folder):
@@ -366,7 +381,7 @@ def test_diff_of_a_model_and_its_fine_tune(rzc, folder):
     assert code == 1 and out.splitlines()[1:] == [
         "norm.bias  64 of 64 values, by up to 0.5",
         "",
-        "1 of 12 tensors differ",
+        "1 of 16 tensors differ",
     ]
 
 

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/format"
 )
 
 // What the Python package wrote; the JSON beside each image says what is in it.
@@ -289,6 +291,34 @@ func TestContiguous(t *testing.T) {
 	} {
 		if got := (&Tensor{Shape: test.shape, Stride: test.stride}).Contiguous(); got != test.want {
 			t.Errorf("shape %v, stride %v: %v", test.shape, test.stride, got)
+		}
+	}
+}
+
+func TestAFileThatDoesNotNameItsBasesSaysSo(t *testing.T) {
+	path := copied(t, "v2-shared.image", func(bytes []byte) []byte {
+		head, err := format.Check(bytes, int64(len(bytes)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		parts := head.Parts
+		parts.About = []byte(`{"class":"dict"}`)
+		size, err := format.HeadSize(parts.Counts())
+		if err != nil {
+			t.Fatal(err)
+		}
+		again := make([]byte, size)
+		if err := format.EncodeHead(again, parts); err != nil {
+			t.Fatal(err)
+		}
+		return append(again, bytes[head.HeadSize:]...)
+	})
+	if _, err := Open(path); !errors.Is(err, ErrBase) || !strings.Contains(err.Error(), "names the files of 0") {
+		t.Error(err)
+	}
+	for _, about := range []string{"[]", "{", `{"bases":1}`, `{"bases":[1]}`, "\"\xff\"", "{}\x00"} {
+		if names, err := basesOf([]byte(about)); !errors.Is(err, ErrDamaged) {
+			t.Errorf("%q: %v, %v", about, names, err)
 		}
 	}
 }

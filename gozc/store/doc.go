@@ -25,6 +25,6 @@
 // Everything that package image says of mappings holds here, too. What Ray has moved to disk is not found, nor are objects
 // that are no images, such as very small models, which Ray keeps elsewhere.
 //
-// How the store lays out its memory is Ray's own affair. It was tried with Ray 2.10, 2.40 and 2.60; where it is another one, the error is
-// an ErrLayout, since the store's blocks would not add up.
+// How the store lays out its memory is Ray's own affair. It was tried with Ray 2.10, 2.40 and 2.60; where it is another one,
+// the error is an ErrLayout, since the store's blocks would not add up.
 package store

@@ -89,7 +89,12 @@ func catText(out io.Writer, t *tensor, codec codec, limit uint64) error {
 	return failed
 }
 
-func rounded(f float64) string { return strconv.FormatFloat(f, 'g', 7, 64) }
+func rounded(f float64) string {
+	if math.IsInf(f, 1) {
+		return "inf"
+	}
+	return strconv.FormatFloat(f, 'g', 7, 64)
+}
 
 func catJSON(out io.Writer, t *tensor, codec codec, limit uint64) error {
 	values := []any{}

@@ -147,17 +147,12 @@ func jsonFloat(f float64) string {
 	switch {
 	case math.IsNaN(f):
 		return "NaN"
-	case math.IsInf(f, 0):
-		return strings.Replace(fmt.Sprint(f), "Inf", "Infinity", 1)[b2i(f > 0):]
+	case math.IsInf(f, 1):
+		return "Infinity"
+	case math.IsInf(f, -1):
+		return "-Infinity"
 	}
 	return Float(f)
-}
-
-func b2i(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // JSONString returns a JSON string as Python writes one: in ASCII, or with other characters as they are.
