@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 INSTALLED := $(VENV)/installed
-SOURCES := $(shell find gozc \( -name '*.go' -o -name '*.c' \) ! -name '*_test.go') go.mod go.sum setup.py pyproject.toml $(wildcard build/*.py)
+SOURCES := $(shell find gozc \( -name '*.go' -o -name '*.c' \) ! -name '*_test.go' ! -path 'gozc/cmd/*' ! -path 'gozc/store/*') go.mod go.sum setup.py pyproject.toml $(wildcard build/*.py)
 
 .PHONY: venv build rzc wheels fresh matrix lint test soak sweep demo docs bench bench-quick bench-old bench-huge clean
 
@@ -49,7 +49,7 @@ lint: $(INSTALLED)
 	mypy
 	basedpyright --project tests/typing # what users write; in a folder with no .venv in it, or it reads all of torch
 	python build/licenses.py --check
-	! "$$(go env GOROOT)/bin/gofmt" -l gozc | grep .
+	! "$$(go env GOROOT)/bin/gofmt" -l gozc examples | grep .
 	go vet ./...
 	go tool staticcheck ./...
 

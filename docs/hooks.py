@@ -7,7 +7,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
-PATTERNS = ("*.md", "LICENSE", "examples/*.py", "benchmarks/results/**/*.*")
+PATTERNS = ("*.md", "LICENSE", "examples/*.py", "examples/go/*/*.go", "benchmarks/results/**/*.*")
 
 
 def on_files(files: Files, config: Any, **_: Any) -> Files:

@@ -7,6 +7,8 @@ import os
 import shutil
 import stat
 import subprocess
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -411,7 +413,10 @@ def test_it_compiles_without_a_c_compiler_for(system):
     goos, goarch = system.split("/")
     env = {**os.environ, "CGO_ENABLED": "0", "GOOS": goos, "GOARCH": goarch}
     subprocess.run(
-        ["go", "vet", "./gozc/cmd/rzc", "./gozc/image", "./gozc/store"], cwd=HERE.parent, env=env, check=True
+        ["go", "vet", "./gozc/cmd/rzc", "./gozc/image", "./gozc/store"],
+        cwd=HERE.parent,
+        env=env,
+        check=True,
     )
 
 
@@ -460,3 +465,56 @@ def test_what_lies_in_the_store_is_found_and_read_without_ray(rzc, folder, worke
     assert settles(lambda: all(each in before for each in listed()))
     code, out, err = rzc("inspect", name)
     assert (code, out) == (1, "") and "no such image" in err
+
+
+def test_a_go_service_answers_with_what_an_actor_has_loaded(rzc, worker, tmp_path):
+    """examples/go/vectors, over the pages that the actor has mapped."""
+    raylet = worker(os.getppid)
+    model = torch.nn.Embedding(40_000, 128)  # 20 MB
+    wrapper = ModelWrapper.from_model(model)
+    rows = [3, 17, 39_999, 3]
+    want = worker(vectors, wrapper, rows)
+    (entry,) = [
+        each
+        for each in json.loads(rzc("store", "--json")[1])
+        if (each["raylet"], each["nbytes"]) == (raylet, wrapper.nbytes)
+    ]
+    program = tmp_path / "vectors"
+    subprocess.run(
+        ["go", "build", "-buildvcs=false", "-o", str(program), "./examples/go/vectors"], cwd=HERE.parent, check=True
+    )
+    arguments = [str(program), f"store:{entry['fingerprint']}", "weight", "127.0.0.1:0"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as service:
+        try:
+            assert service.stdout
+            address = service.stdout.readline().split()[-1]
+
+            def asked(*rows: int):
+                query = "&".join(f"row={row}" for row in rows)
+                with urllib.request.urlopen(f"http://{address}/vectors?{query}", timeout=30) as answer:
+                    return json.load(answer)
+
+            assert torch.equal(torch.tensor(asked(*rows)), want)
+            assert torch.equal(torch.tensor(asked(*range(0, 40_000, 40))), model.weight[::40])
+            with pytest.raises(urllib.error.HTTPError, match="400"):
+                asked(40_000)
+            lines = Path(f"/proc/{service.pid}/status").read_text().splitlines()
+            found = {line.split()[0]: int(line.split()[1]) << 10 for line in lines if line.startswith("Rss")}
+            assert found["RssShmem:"] > 19e6 > found["RssAnon:"]
+            wrapper.release()
+            assert settles(lambda: gone(asked))
+        finally:
+            service.kill()
+
+
+def vectors(wrapper, rows):
+    return wrapper.load().weight[rows].detach()
+
+
+def gone(asked) -> bool:
+    """Whether the service refuses to answer from memory that the store may have given to others."""
+    try:
+        asked(0)
+    except urllib.error.HTTPError as error:
+        return error.code == 503
+    return False
