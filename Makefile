@@ -69,7 +69,7 @@ soak: $(INSTALLED)
 	python tests/programs/signals.py 2000
 	python tests/programs/forks.py 100
 	python tests/programs/disk_full.py
-	for target in 'FuzzCheck ./gozc/internal/format' 'FuzzIndex ./gozc/internal/format' 'FuzzCheck ./gozc/internal/pickle' 'FuzzHeader ./gozc/internal/safetensors'; do \
+	for target in 'FuzzCheck ./gozc/internal/format' 'FuzzIndex ./gozc/internal/format' 'FuzzCheck ./gozc/internal/pickle' 'FuzzHeader ./gozc/internal/safetensors' 'FuzzFile ./gozc/cmd/rzc'; do \
 		go test -run '^$$' -fuzz $$target -fuzztime 30s -fuzzminimizetime 20x || exit 1; done
 
 # Real models of every family of transformers, timm and torchvision: what differs is printed.

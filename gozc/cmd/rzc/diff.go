@@ -97,7 +97,7 @@ func (d *difference) compare() bool {
 	one, known := codecs[d.a.dtype]
 	other, alsoKnown := codecs[d.b.dtype]
 	same := d.a.dtype == d.b.dtype
-	if !sameShape(d.a, d.b) || !known || !alsoKnown || !same && (one.real == nil || other.real == nil) {
+	if !sameShape(d.a, d.b) || d.a.readable() != nil || !known || !alsoKnown || !same && (one.real == nil || other.real == nil) {
 		return true
 	}
 	d.compared = true

@@ -116,13 +116,25 @@ func float8E8M0(b []byte) float64 {
 	return math.Ldexp(1, int(b[0])-127)
 }
 
+// mostElements is how many a tensor may have where they are read one by one: a few bytes of a file can stand for any number
+// of them.
+const mostElements = 1 << 40
+
+// readable says why the elements of a tensor cannot be read one by one, if they cannot.
+func (t *tensor) readable() error {
+	if elements(t.shape) > mostElements {
+		return failed("tensor %s has %d elements, too many to read one by one", text.Quote(t.name), elements(t.shape))
+	}
+	return nil
+}
+
 // codec returns what reads the elements of a tensor.
 func (t *tensor) codec() (codec, error) {
 	found, known := codecs[t.dtype]
 	if !known {
 		return codec{}, failed("tensor %s is %s, whose values cannot be shown", text.Quote(t.name), text.Printable(t.dtype))
 	}
-	return found, nil
+	return found, t.readable()
 }
 
 // A walk goes through the elements of a tensor, in the order of the last dimension first.

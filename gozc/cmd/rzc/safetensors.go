@@ -56,6 +56,9 @@ func writeSafetensors(path string, found *weights) error {
 			return failed("%s: tensor %s is two packed values without a dimension to count them in",
 				text.Quote(path), text.Quote(each.name))
 		}
+		if err := each.readable(); err != nil {
+			return failed("%s: %w", text.Quote(path), err)
+		}
 		all = append(all, ordered{each, at})
 	}
 	slices.SortStableFunc(all, func(a, b ordered) int { return cmp.Compare(a.name, b.name) })

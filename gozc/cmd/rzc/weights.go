@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"errors"
+	"math"
 	"os"
 	"regexp"
 	"slices"
@@ -128,7 +129,12 @@ func ofImage(path string, found *image.Image, close func() error) (*weights, err
 		for i, n := range each.Shape {
 			shape[i] = uint64(n)
 		}
-		size := uint64(each.Elements() * each.ElementSize())
+		size := uint64(each.Elements())
+		if size > math.MaxInt64/uint64(each.ElementSize()) { // one value, at each of very many places
+			size = math.MaxInt64
+		} else {
+			size *= uint64(each.ElementSize())
+		}
 		w.tensors = append(w.tensors, tensor{
 			each.Name, each.Dtype, shape, each.Stride, size, each.Persistent, each.Base,
 			place{int64(each.Base), int64(each.Segment), uint64(each.Offset), uint64(each.Offset) + uint64(len(each.Bytes()))},
