@@ -1,4 +1,4 @@
-"""Batch inference with Ray Data and a compiled model: compiled once, four actors run the code over one copy of the weights.
+"""Batch inference with Ray Data and a compiled model: compiled once, run by four actors over one copy of the weights.
 
 python examples/compiled.py    (needs a C++ compiler)
 """

@@ -28,16 +28,16 @@ def test_every_example_is_here():
     assert {path.name for path in EXAMPLES.glob("*.py")} - modules == set(EXPECTED)
 
 
-SERVE = {"ray_serve.py", "hot_swap.py"}  # take the same port
+FIRST = {"ray_serve.py", "hot_swap.py", "demo.py"}  # the first two take the same port; these take as long as the others
 
 
 @pytest.fixture(scope="module")
 def runs(request):
     """The chosen examples, two at a time: each starts a cluster of its own, whatever else runs on this machine."""
     chosen = [item.callspec.params["name"] for item in request.session.items if "runs" in item.fixturenames]
-    with ThreadPoolExecutor(1) as serving, ThreadPoolExecutor(1) as others:
+    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as others:
         return {
-            name: (serving if name in SERVE else others).submit(
+            name: (first if name in FIRST else others).submit(
                 run_script, str(EXAMPLES / name), timeout=300, RAY_ADDRESS="local"
             )
             for name in chosen

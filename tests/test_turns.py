@@ -13,13 +13,23 @@ import torch
 from helpers import HERE, run_script
 from ray_zerocopy import ModelWrapper, errors, settings
 
+
+class Net(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = torch.nn.Linear(64, 64), torch.nn.Linear(64, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.nn.functional.gelu(self.first(x)))
+
+
 PROGRAM = str(HERE / "programs" / "compiles.py")
 
 
 @pytest.fixture
 def path(tmp_path):
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.GELU(), torch.nn.Linear(64, 8)).eval()
+    model = Net().eval()
     model.compile()  # before it is wrapped
     return ModelWrapper.to_file(model, tmp_path / "model.rzc")._skeleton.image.path
 

@@ -166,8 +166,8 @@ def _nothing_in(given: Any) -> str:
     )
     if isinstance(given, (str, bytes, os.PathLike)):
         text += (
-            ". A path is not loaded: ModelWrapper.open(path) opens a model file; from another one, load the model "
-            "first, and wrap what you get"
+            ". A path is not loaded: ModelWrapper.open(path) opens a model file, and CompiledModel.from_package(path) "
+            "reads a package of AOTInductor; from another one, load the model first, and wrap what you get"
         )
     return text
 

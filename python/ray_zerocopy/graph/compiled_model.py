@@ -645,7 +645,24 @@ def _shared_with(program: ExportedProgram, values: Mapping[str, Any]) -> dict[st
         names = known.get(place, [])
         found[name] = (tensors[names[0]] if names else value).detach()
         found.update(dict.fromkeys(names, found[name]))
+    for name in _changed(program):
+        if name not in found:  # torch 2.8 does that
+            raise errors.CompileError(
+                f"inductor (torch {torch.__version__}) takes the buffer {name!r}, which the model changes, for one "
+                "that never changes: use a newer torch"
+            )
     return found
+
+
+def _changed(program: ExportedProgram) -> set[str]:
+    """The buffers that a program changes."""
+    signature = program.graph_signature
+    found = set(signature.buffers_to_mutate.values())
+    for node in program.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        if schema is not None and schema.is_mutable and node.args:
+            found.add(signature.inputs_to_buffers.get(getattr(node.args[0], "name", ""), ""))
+    return found - {""}
 
 
 # --- packages --------------------------------------------------------------------------------------

@@ -107,6 +107,8 @@ def is_model(part: Any) -> bool:
 
 def method_names(part: Any) -> list[str]:
     """The public methods of a model or pipeline, those of the most derived class first, without PyTorch's own."""
+    if isinstance(part, CompiledModel):
+        return []  # it can be called; the others are about it
     found = torchscript.method_names(part) if isinstance(part, torch.jit.ScriptModule) else []
     for cls in type(part).__mro__:
         if cls.__module__.partition(".")[0] != "torch":
