@@ -200,7 +200,7 @@ import time; time.sleep(2)
 
 
 def test_the_public_names():
-    later = {"JITActorWrapper", "JITModelWrapper", "JITTaskWrapper"}
+    later = {"CompiledModel", "JITActorWrapper", "JITModelWrapper", "JITTaskWrapper"}
     listing = {"ModelInfo", "list_models"}
     here = {"ModelWrapper", "StandIn", "__version__", "errors", "huge_pages", "isolation"}
     assert set(ray_zerocopy.__all__) == here | listing | later
