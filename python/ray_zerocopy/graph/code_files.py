@@ -21,7 +21,7 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from io import FileIO
-from typing import Any
+from typing import Any, Tuple
 
 import numpy as np
 
@@ -31,7 +31,7 @@ PATIENCE = 60.0  # seconds for another process to write a library
 _LOCK, _PARTIAL = ".lock", ".partial"
 
 # A file: its length in bytes, and the pieces of it with their offsets; what is between them is zero.
-File = tuple[int, Sequence[tuple[int, "np.ndarray[Any, Any]"]]]
+File = Tuple[int, "Sequence[tuple[int, np.ndarray[Any, Any]]]"]
 
 
 def placed(name: str, files: Mapping[str, File], user: Any) -> str:
