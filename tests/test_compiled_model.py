@@ -230,6 +230,14 @@ def test_calls_as_tasks(compiled, cluster):
         outputs(wrapped, X.double())
 
 
+def test_what_is_there_already_is_not_compiled(compiled, cluster, monkeypatch):
+    ModelWrapper.from_model(compiled, name="compiled")
+    monkeypatch.setattr(CompiledModel, "compile", None)
+    found = ModelWrapper.for_tasks(Net(), name="compiled", get_if_exists=True, compile=(X,))
+    assert torch.equal(outputs(found), outputs(compiled))
+    ModelWrapper.from_model(Net(), name="compiled", get_if_exists=True, compile=(X,)).delete()
+
+
 @ray.remote(num_cpus=0)
 def _summed(wrapped: Any) -> torch.Tensor:
     return outputs(wrapped)
@@ -370,8 +378,8 @@ def test_what_is_refused(name, cluster):
 
 
 def test_what_a_target_needs():
-    assert set(compiled_model._needs([], {"cpp.march": "x86-64-v2"})["features"]) < processor.features()
-    assert set(compiled_model._needs([], {"cpp.march": "native"})["features"]) == processor.features()
+    assert set(compiled_model._needs({}, {"cpp.march": "x86-64-v2"})["features"]) < processor.features()
+    assert set(compiled_model._needs({}, {"cpp.march": "native"})["features"]) == processor.features()
     assert processor.of_target("") == frozenset()
     levels = [processor.of_target(f"x86-64-v{level}") for level in (2, 3, 4)]
     assert levels[0] < levels[1] < levels[2]

@@ -57,14 +57,21 @@ func (h *heap) opened() (*os.File, error) {
 	return file, nil
 }
 
-// blocks returns the blocks that are in use.
-func (h *heap) blocks(file *os.File) ([]block, error) {
-	for range tries - 1 {
-		if found, err := h.walk(file); err == nil {
-			return found, nil
-		}
+// blocks opens the file, and returns the blocks in it that are in use.
+func (h *heap) blocks() (*os.File, []block, error) {
+	file, err := h.opened()
+	if err != nil {
+		return nil, nil, err
 	}
-	return h.walk(file)
+	found, err := h.walk(file)
+	for try := 1; err != nil && try < tries; try++ {
+		found, err = h.walk(file)
+	}
+	if err != nil {
+		file.Close()
+		return nil, nil, err
+	}
+	return file, found, nil
 }
 
 func (h *heap) walk(file *os.File) ([]block, error) {
@@ -94,15 +101,11 @@ func (h *heap) walk(file *os.File) ([]block, error) {
 
 // read finds the images in the file.
 func (h *heap) read(raylet int) error {
-	file, err := h.opened()
+	file, blocks, err := h.blocks()
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	blocks, err := h.blocks(file)
-	if err != nil {
-		return err
-	}
 	for _, block := range blocks {
 		entry, err := h.imageIn(file, block)
 		if err != nil { // something else by now, or not yet all there
@@ -168,15 +171,11 @@ func (h *heap) mappedFrom(file *os.File, start, length int64) (mmap.MMap, []byte
 
 // check tells whether an image still is where it was found.
 func (h *heap) check(entry *Entry) error {
-	file, err := h.opened()
+	file, blocks, err := h.blocks()
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	blocks, err := h.blocks(file)
-	if err != nil {
-		return err
-	}
 	for _, block := range blocks {
 		if block != entry.block {
 			continue

@@ -64,6 +64,14 @@ class NamingArguments(TypedDict, total=False):
     share_with: ModelWrapper[Any] | Sequence[ModelWrapper[Any]]
 
 
+class CompilingArguments(NamingArguments, total=False):
+    """Those, and the arguments beside ``compile`` (see `CompiledModel.compile`)."""
+
+    dynamic_shapes: Any
+    inductor_configs: Mapping[str, Any] | None
+    fallback: Fallback
+
+
 @dataclass(frozen=True)
 class Outline:
     """What a wrapper itself knows of what it wraps; everything else is in the image.
@@ -202,10 +210,7 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         method_names: Sequence[str] | None = None,
         *,
         compile: Inputs,
-        dynamic_shapes: Any = None,
-        inductor_configs: Mapping[str, Any] | None = None,
-        fallback: Fallback = None,
-        **naming: Unpack[NamingArguments],
+        **options: Unpack[CompilingArguments],
     ) -> ModelWrapper[CompiledModel]: ...
 
     @classmethod
@@ -324,10 +329,7 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         method_names: Sequence[str] | None = None,
         *,
         compile: Inputs,
-        dynamic_shapes: Any = None,
-        inductor_configs: Mapping[str, Any] | None = None,
-        fallback: Fallback = None,
-        **naming: Unpack[NamingArguments],
+        **options: Unpack[CompilingArguments],
     ) -> CompiledModel: ...
 
     @classmethod
@@ -369,10 +371,15 @@ class ModelWrapper(Generic[T], metaclass=_Class):
         Raises:
             Exception: what `from_model` raises.
         """
-        wrapper = cls.from_model(
-            compiled_model.requested(model_or_pipeline, compile, dynamic_shapes, inductor_configs, fallback),
+        # no overload takes what this one has been given, which is one of them
+        wrapper = cast("Callable[..., ModelWrapper[Any]]", cls.from_model)(
+            model_or_pipeline,
             "task",
             method_names=method_names,
+            compile=compile,
+            dynamic_shapes=dynamic_shapes,
+            inductor_configs=inductor_configs,
+            fallback=fallback,
             name=name,
             lifetime=lifetime,
             namespace=namespace,

@@ -143,16 +143,15 @@ func writeAll(out *strings.Builder, open, end, line string, count int, item func
 	out.WriteString(end)
 }
 
+// jsonNames has what Python's json calls what is no number for JSON, by Float's name.
+var jsonNames = map[string]string{"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+
 func jsonFloat(f float64) string {
-	switch {
-	case math.IsNaN(f):
-		return "NaN"
-	case math.IsInf(f, 1):
-		return "Infinity"
-	case math.IsInf(f, -1):
-		return "-Infinity"
+	text := Float(f)
+	if name, special := jsonNames[text]; special {
+		return name
 	}
-	return Float(f)
+	return text
 }
 
 // JSONString returns a JSON string as Python writes one: in ASCII, or with other characters as they are.

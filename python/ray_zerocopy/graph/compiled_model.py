@@ -115,7 +115,8 @@ class CompiledModel:
             program = _exported(model, args, kwargs, dynamic_shapes)
             options = {"cpp.dynamic_threads": True, **(inductor_configs or {})}
             files, values = _compiled(program, options)
-        code = Code(*_contents(files), _needs(files, options), _inputs(program))
+        library = _library(files)
+        code = Code(_running(files), library, _needs(_metadata(files, library), options), _inputs(program))
         return cls(code, _shared_with(program, values), _Eager.of(program) if fallback else None)
 
     @classmethod
@@ -141,7 +142,7 @@ class CompiledModel:
         _require_version()
         files = _unpacked(os.fspath(path), model_name)
         library = _library(files)
-        metadata = json.loads(files.get(library[:-3] + "_metadata.json", b"{}"))
+        metadata = _metadata(files, library)
         needs = {
             "machine": metadata.get("AOTI_MACHINE", platform.machine()),
             "features": sorted(processor.of_units(metadata.get("AOTI_CPU_ISA", ""))),
@@ -149,12 +150,12 @@ class CompiledModel:
         }
         if metadata.get("AOTI_DEVICE_KEY", "cpu") != "cpu":
             raise errors.CompiledCodeError(f"it was compiled for {metadata['AOTI_DEVICE_KEY']!r}, and not for the CPU")
-        whole = {name: _whole(data) for name, data in files.items() if not name.endswith(_SOURCES)}
+        whole = _running(files)
         code = Code(whole, library, needs, None)
         kept = _Kept()
         runner = code.runner(kept)
-        constants = _constants(runner, weights, os.fspath(path))
         held = runner.extract_constants_map(False)
+        constants = _constants(runner, held, weights, os.fspath(path))
         if held:
             whole[library] = _without(files[library], held)
         del runner
@@ -335,7 +336,7 @@ class Code:
             raise errors.CompiledCodeError(why)
         path = os.path.join(code_files.placed(self._name, self.files, kept), self.library)
         try:
-            return rebuild.registered("compiled model", lambda: _aoti().AOTIModelContainerRunnerCpu(path, 1))
+            return rebuild.registered("compiled model", lambda: torch._C._aoti.AOTIModelContainerRunnerCpu(path, 1))
         except (RuntimeError, AttributeError) as cause:
             raise errors.CompiledCodeError(_advice(str(cause).splitlines()[0], self.needs["torch"])) from cause
 
@@ -399,8 +400,8 @@ def _fitting(tensor: Any, wanted: Any, sizes: dict[str, int]) -> torch.Tensor:
             value, rest = divmod(size - summand, factor)
             fits = not rest and low <= value <= high and sizes.setdefault(symbol, value) == value
         if not fits:
-            known = {symbol: size for symbol, size in sizes.items() if not isinstance(dimension, int)}
-            also = f", where {', '.join(f'{symbol} is {size}' for symbol, size in known.items())}" if known else ""
+            known = [] if isinstance(dimension, int) else [f"{symbol} is {size}" for symbol, size in sizes.items()]
+            also = f", where {', '.join(known)}" if known else ""
             raise errors.CompiledInputError(
                 f"{name} has shape {tuple(tensor.shape)}, and its dimension {at} does not fit: the model was compiled "
                 f"for {_shape(dimensions)}{also}. Others are possible with dynamic_shapes="
@@ -471,10 +472,6 @@ def _advice(reason: str, made_with: str) -> str:
 _compiling = threading.Lock()  # inductor's options and the environment are the process's
 
 
-def _aoti() -> Any:
-    return torch._C._aoti
-
-
 def _require_version() -> None:
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if version < (2, 8):
@@ -518,7 +515,11 @@ def _exported(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | Non
 
 def _dense(tensor: torch.Tensor) -> torch.Tensor:
     """An example input whose elements lie in memory without gaps, as those of calls will."""
-    return tensor if tensor.permute(_order(tensor)).is_contiguous() else tensor.contiguous()
+    return tensor if _is_dense(tensor) else tensor.contiguous()
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    return tensor.permute(_order(tensor)).is_contiguous()
 
 
 def _order(tensor: torch.Tensor) -> list[int]:
@@ -526,7 +527,7 @@ def _order(tensor: torch.Tensor) -> list[int]:
     return sorted(range(tensor.dim()), key=lambda at: (-strides[at], at))
 
 
-def _compiled(program: ExportedProgram, options: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+def _compiled(program: ExportedProgram, options: dict[str, Any]) -> tuple[dict[str, bytes], dict[str, Any]]:
     """The files that inductor made, and the constants that it has left out, by name."""
     import torch._inductor as inductor
 
@@ -543,25 +544,22 @@ def _compiled(program: ExportedProgram, options: dict[str, Any]) -> tuple[list[s
             options={**options, **{f"aot_inductor.{name}": value for name, value in ours.items()}},
         )
     except Exception as cause:
-        if _names_of(cause) & {"InvalidCxxCompiler"}:
+        if any(type(each).__name__ == "InvalidCxxCompiler" for each in rebuild.chain(cause)):
             raise errors.CompilerMissingError() from cause
         raise errors.CompileError(f"inductor could not compile it: {cause}") from cause
-    return [each for each in made if isinstance(each, str)], {
-        name: value for each in made if isinstance(each, dict) for name, value in each.items()
-    }
+    files = {os.path.basename(each): Path(each).read_bytes() for each in made if isinstance(each, str)}
+    return files, {name: value for each in made if isinstance(each, dict) for name, value in each.items()}
 
 
-def _names_of(error: BaseException | None) -> set[str]:
-    names = set()
-    while error is not None:
-        names.add(type(error).__name__)
-        error = error.__cause__ or error.__context__
-    return names
+def _running(files: Mapping[str, bytes]) -> dict[str, code_files.File]:
+    """Those that a library needs when it runs."""
+    return {name: _whole(data) for name, data in files.items() if not name.endswith(_SOURCES)}
 
 
-def _contents(paths: list[str]) -> tuple[dict[str, code_files.File], str]:
-    files = {os.path.basename(path): Path(path).read_bytes() for path in paths if not path.endswith(_SOURCES)}
-    return {name: _whole(data) for name, data in files.items()}, _library(files)
+def _metadata(files: Mapping[str, bytes], library: str) -> dict[str, str]:
+    """What inductor says of a library."""
+    said: dict[str, str] = json.loads(files.get(library[:-3] + "_metadata.json", b"{}"))
+    return said
 
 
 def _library(files: Mapping[str, bytes]) -> str:
@@ -577,11 +575,8 @@ def _whole(data: bytes) -> code_files.File:
     return len(data), [(0, np.frombuffer(bytearray(data), np.uint8))]
 
 
-def _needs(files: list[str], options: Mapping[str, Any]) -> dict[str, Any]:
-    units = ""
-    for path in files:
-        if path.endswith(".wrapper_metadata.json"):
-            units = json.loads(Path(path).read_text()).get("AOTI_CPU_ISA", "")
+def _needs(metadata: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, Any]:
+    units = metadata.get("AOTI_CPU_ISA", "")
     march = options.get("cpp.march")
     target = None if march is None else processor.of_target(march)
     features = processor.features() if target is None else target | processor.of_units(units)
@@ -599,7 +594,7 @@ def _inputs(program: ExportedProgram) -> list[_Input]:
         if isinstance(argument, ConstantArgument):
             found.append((argument.name, argument.value))
         elif isinstance(argument, TensorArgument):
-            if not example.permute(_order(example)).is_contiguous():
+            if not _is_dense(example):
                 raise errors.CompileError(
                     f"the example input {argument.name} has gaps in memory: {argument.name}.contiguous()"
                 )
@@ -683,9 +678,8 @@ def _unpacked(path: str, model_name: str) -> dict[str, bytes]:
         raise errors.CompiledCodeError(f"{path!r} is not a package of torch ({cause})") from cause
 
 
-def _constants(runner: Any, weights: Any, path: str) -> dict[str, torch.Tensor]:
-    """What a library is to run on: the tensors given, or copies of its own."""
-    held: dict[str, torch.Tensor] = runner.extract_constants_map(False)
+def _constants(runner: Any, held: Mapping[str, torch.Tensor], weights: Any, path: str) -> dict[str, torch.Tensor]:
+    """What a library is to run on: the tensors given, or copies of those that it holds."""
     names = runner.get_constant_names_to_original_fqns()
     if isinstance(weights, torch.nn.Module):
         weights = {**weights.state_dict(), **dict(weights.named_buffers(remove_duplicate=False))}

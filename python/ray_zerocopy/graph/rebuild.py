@@ -25,7 +25,7 @@ import types
 import warnings
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar, Union, cast
 
 import numpy as np
@@ -667,9 +667,15 @@ def _imported(module: str) -> bool:
 
 def _unregistered(error: BaseException | None) -> str | None:
     """The operator, or type of inputs or outputs, that torch did not find."""
-    while error is not None:
-        found = _UNREGISTERED.search(str(error))
+    for each in chain(error):
+        found = _UNREGISTERED.search(str(each))
         if found:
             return found[1] or found[2] or found[3]
-        error = error.__cause__ or error.__context__
     return None
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those that it came of."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
