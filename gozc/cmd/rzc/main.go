@@ -24,7 +24,7 @@ type verb struct {
 	run         func(given, io.Writer) error
 }
 
-var verbs = []*verb{inspect, verify, diff, convert, cat, store}
+var verbs = []*verb{inspect, verify, diff, convert, cat, store, run}
 
 // given is what was written behind a verb.
 type given struct {
@@ -45,14 +45,14 @@ const exitCodes = "exit codes: 0: done; 1: it could not be done, or what was loo
 func main() {
 	signal.Ignore(syscall.SIGPIPE) // who reads, `head` for one, may have seen enough
 	out := bufio.NewWriter(os.Stdout)
-	code := run(os.Args[1:], out, os.Stderr)
+	code := command(os.Args[1:], out, os.Stderr)
 	if out.Flush() != nil && code == 0 {
 		code = 1
 	}
 	os.Exit(code)
 }
 
-func run(arguments []string, out, errs io.Writer) int {
+func command(arguments []string, out, errs io.Writer) int {
 	if len(arguments) == 0 || slices.Contains([]string{"-h", "--help", "help"}, arguments[0]) {
 		if len(arguments) == 0 {
 			fmt.Fprint(errs, "usage: rzc VERB\nrzc: error: the following arguments are required: VERB\n")

@@ -1,4 +1,5 @@
-// Package mem turns addresses into slices and back. It is the only package of this project that imports unsafe.
+// Package mem turns addresses into slices and back. It is the only package of this project that imports unsafe, but for
+// torch, which calls C++.
 //
 // The memory belongs to the caller, as a rule to Python or to a mapping: nothing here keeps it alive, and
 // nothing can tell whether an address is valid. A view must not outlive the call that was given the address.

@@ -146,8 +146,12 @@ func writeAll(out *strings.Builder, open, end, line string, count int, item func
 // jsonNames has what Python's json calls what is no number for JSON, by Float's name.
 var jsonNames = map[string]string{"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
-func jsonFloat(f float64) string {
-	text := Float(f)
+func jsonFloat(f float64) string { return jsonNamed(Float(f)) }
+
+// JSONFloat32 returns the JSON for a number of 32 bits, with as many digits as tell it from the others.
+func JSONFloat32(f float32) string { return jsonNamed(Float32(f)) }
+
+func jsonNamed(text string) string {
 	if name, special := jsonNames[text]; special {
 		return name
 	}
