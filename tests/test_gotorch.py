@@ -148,6 +148,11 @@ def test_mlp_is_pythons(run, threads, tmp_path, name, activation, bias, dtype):
     assert torch.equal(run(tmp_path / "mlp.rzc", inputs.tolist(), "--activation", name, "--threads", "1"), want)
 
 
+def test_no_rows(run, tmp_path):
+    ModelWrapper.to_file(nn.Linear(2, 3), tmp_path / "mlp.rzc")
+    assert run(tmp_path / "mlp.rzc", []).tolist() == []
+
+
 def test_outputs_that_are_no_numbers(run, tmp_path):
     model = nn.Linear(1, 3, bias=False)
     model.weight.data = torch.tensor([[float("inf")], [float("nan")], [-float("inf")]])
@@ -177,7 +182,8 @@ def test_faults(programs, tmp_path):
         (("missing.rzc", "rows"), "No such file or directory: 'missing.rzc'"),
         (("mlp.rzc", "row"), "'row': expected rows of numbers: [[0.5, 1]]"),
         (("mlp.rzc", "text"), "'text': expected rows of numbers: [[0.5, 1]]"),
-        (("mlp.rzc", "null"), "there are no rows"),
+        (("mlp.rzc", "null"), "'null': expected rows of numbers: [[0.5, 1]], and there is null"),
+        (("mlp.rzc", "nulls"), "'nulls': expected rows of numbers: [[0.5, 1]], and there is null"),
         (("mlp.rzc", "tokens"), "row 0 has 1 values, and the model takes 2"),
         (("mlp.rzc", "rows", "--threads", "0"), "--threads 0 is no number of threads"),
         (("mlp.rzc", "rows", "--threads=many"), "--threads many is no number of threads"),
@@ -267,7 +273,7 @@ def test_service_beside_an_actor(programs, cluster, minilm):
         short = SENTENCES[:-1]
         want = ray.get(actor.encode.remote(tokens_of(short)))
         with concurrent.futures.ThreadPoolExecutor(4) as clients:
-            for count in (30, 200):
+            for count in (20, 100):
                 before = memory_of(process.pid)
                 assert all(torch.equal(got, want) for got in clients.map(asked, [short] * count))
         after = memory_of(process.pid)

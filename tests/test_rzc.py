@@ -215,7 +215,7 @@ def test_wrong_arguments_end_the_same(rzc, capsys, arguments):
 def test_every_verb_teaches_itself(rzc):
     code, out, _ = rzc("--help")
     verbs = [line.split()[0] for line in out.splitlines() if line.startswith("  ")]
-    assert code == 0 and verbs == ["inspect", "verify", "diff", "convert", "cat", "store"]
+    assert code == 0 and verbs == ["inspect", "verify", "diff", "convert", "cat", "store", "run"]
     for verb in verbs:
         code, out, err = rzc(verb, "--help")
         assert code == 0 and out.startswith(f"usage: rzc {verb}") and "exit codes: " in out and not err

@@ -15,7 +15,8 @@ import (
 
 // A Config is what an Encoder has to know that is not in its weights.
 type Config struct {
-	Heads      int64   // of each attention layer
+	Layers     int64   // 0: as many as there are weights of
+	Heads      int64   // of each layer's attention
 	Eps        float64 // of the layer norms
 	Activation string  // one of Activations
 	MaxTokens  int     // the longest sentence to be taken; 0: as many as there are positions
@@ -34,10 +35,11 @@ func ReadConfig(folder string) (Config, error) {
 		ModelType  string  `json:"model_type"`
 		Positions  string  `json:"position_embedding_type"`
 		Activation string  `json:"hidden_act"`
+		Layers     int64   `json:"num_hidden_layers"`
 		Heads      int64   `json:"num_attention_heads"`
 		Eps        float64 `json:"layer_norm_eps"`
 		IsDecoder  bool    `json:"is_decoder"`
-	}{Positions: "absolute", Activation: "gelu", Heads: 12, Eps: 1e-12} // transformers' own, for what is not said
+	}{Positions: "absolute", Activation: "gelu", Layers: 12, Heads: 12, Eps: 1e-12} // transformers' own, for what is not said
 	if err := readJSON(path, &said); err != nil {
 		return Config{}, err
 	}
@@ -49,10 +51,12 @@ func ReadConfig(folder string) (Config, error) {
 		return Config{}, ofKind(ErrConfig, "%s: position_embedding_type is %q, expected \"absolute\"", path, said.Positions)
 	case said.IsDecoder:
 		return Config{}, ofKind(ErrConfig, "%s: is_decoder is true, and this is an encoder", path)
+	case said.Layers < 1:
+		return Config{}, ofKind(ErrConfig, "%s: num_hidden_layers is %d, expected 1 or more", path, said.Layers)
 	case !known:
 		return Config{}, ofKind(ErrConfig, "%s: hidden_act is %q, expected one of %s", path, said.Activation, strings.Join(Activations(), ", "))
 	}
-	config := Config{Heads: said.Heads, Eps: said.Eps, Activation: said.Activation, Pooling: "mean"}
+	config := Config{Layers: said.Layers, Heads: said.Heads, Eps: said.Eps, Activation: said.Activation, Pooling: "mean"}
 	return config, config.readSentences(folder)
 }
 

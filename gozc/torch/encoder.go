@@ -37,7 +37,8 @@ func IsEncoder(weights []Weight) bool {
 func hasWords(name string) bool { return name == words || strings.HasSuffix(name, "."+words) }
 
 // NewEncoder makes one of the weights of a BertModel, over their bytes. They may be part of a larger model, a pipeline for
-// example: what lies beside the BertModel is left alone, and its pooler is not used.
+// example: what lies beside the BertModel is left alone, and its pooler is not used. RoBERTa's weights have the same names,
+// and it counts positions otherwise: it is none.
 //
 // The error is an ErrModel, ErrDtype or ErrConfig.
 func NewEncoder(weights []Weight, config Config) (*Encoder, error) {
@@ -51,7 +52,7 @@ func NewEncoder(weights []Weight, config Config) (*Encoder, error) {
 		return nil, ofKind(ErrModel, "%d tensors are called %s, expected one: that of a BertModel", len(prefixes), words)
 	}
 	e := &Encoder{config: config}
-	found := parts{prefix: prefixes[0], weights: map[string]Weight{}}
+	found := parts{prefix: prefixes[0], weights: map[string]Weight{}, used: map[string]bool{}}
 	for _, each := range weights {
 		found.weights[each.Name] = each
 	}
@@ -81,7 +82,7 @@ func NewEncoder(weights []Weight, config Config) (*Encoder, error) {
 	e.module, err = newModule(dtype, func(s *Scope) error {
 		found.scope, found.dtype = s, dtype
 		e.build(&found)
-		return nil
+		return found.left(weights)
 	})
 	if err != nil {
 		return nil, err
@@ -94,8 +95,11 @@ func (e *Encoder) build(found *parts) {
 	e.position = found.tensor("embeddings.position_embeddings.weight", -1, e.hidden)
 	e.tokenType = found.tensor("embeddings.token_type_embeddings.weight", -1, e.hidden)
 	e.norm = found.norm("embeddings.LayerNorm", e.hidden)
-	for found.has("encoder.layer." + strconv.Itoa(len(e.layers)) + ".") {
+	for {
 		at := "encoder.layer." + strconv.Itoa(len(e.layers)) + "."
+		if n := e.config.Layers; n > 0 && int64(len(e.layers)) == n || n == 0 && !found.has(at) {
+			break
+		}
 		wide := found.rows(at + "intermediate.dense.weight")
 		e.layers = append(e.layers, layer{
 			query:          found.linear(at+"attention.self.query", e.hidden, e.hidden),
@@ -108,58 +112,6 @@ func (e *Encoder) build(found *parts) {
 			afterAll:       found.norm(at+"output.LayerNorm", e.hidden),
 		})
 	}
-}
-
-// parts are the weights of a model by name, of which tensors are made.
-type parts struct {
-	scope   *Scope
-	prefix  string
-	dtype   string
-	weights map[string]Weight
-}
-
-func (p *parts) has(beginning string) bool {
-	for name := range p.weights {
-		if strings.HasPrefix(name, p.prefix+beginning) {
-			return true
-		}
-	}
-	return false
-}
-
-// rows returns the first length of a tensor; 0 where there is none.
-func (p *parts) rows(name string) int64 {
-	if shape := p.weights[p.prefix+name].Shape; len(shape) > 0 {
-		return shape[0]
-	}
-	return 0
-}
-
-// tensor gives the tensor of a name, of which the shape is known, but for lengths that are -1.
-func (p *parts) tensor(name string, shape ...int64) Tensor {
-	weight, there := p.weights[p.prefix+name]
-	if !there {
-		panic(failure{ofKind(ErrModel, "there is no tensor %q", p.prefix+name)})
-	}
-	fits := len(weight.Shape) == len(shape)
-	for i := range shape {
-		fits = fits && (shape[i] == weight.Shape[i] || shape[i] < 0 && weight.Shape[i] > 0)
-	}
-	if !fits {
-		panic(failure{ofKind(ErrModel, "%q is of shape %v, expected %v (-1: any)", weight.Name, weight.Shape, shape)})
-	}
-	if weight.Dtype != p.dtype {
-		panic(failure{ofKind(ErrDtype, "%q is %s, and %q is %s: a model runs in one dtype", weight.Name, weight.Dtype, p.prefix+words, p.dtype)})
-	}
-	return p.scope.Over(weight)
-}
-
-func (p *parts) linear(name string, out, in int64) linear {
-	return linear{p.tensor(name+".weight", out, in), p.tensor(name+".bias", out)}
-}
-
-func (p *parts) norm(name string, width int64) norm {
-	return norm{p.tensor(name+".weight", width), p.tensor(name+".bias", width)}
 }
 
 // Width returns how many values the vector of a sentence has.
@@ -185,7 +137,7 @@ func (e *Encoder) Encode(sentences [][]int64) ([][]float32, error) {
 		longest = max(longest, len(sentence))
 	}
 	if len(sentences) == 0 {
-		return nil, ofKind(ErrInput, "there are no sentences")
+		return [][]float32{}, nil
 	}
 	tokens, there, padded := make([]int64, len(sentences)*longest), make([]bool, len(sentences)*longest), false
 	for i, sentence := range sentences {
@@ -204,7 +156,7 @@ func (e *Encoder) Encode(sentences [][]int64) ([][]float32, error) {
 			attended = mask
 		}
 		states := e.states(s, Copied(s, tokens, batch, length), attended)
-		vectors = rows(e.pool(s, states, s.Reshape(mask, batch, length, 1)).Read(), e.hidden)
+		vectors = rows(e.pool(s, states, s.Reshape(mask, batch, length, 1)).Read(), len(sentences))
 		return nil
 	})
 	return vectors, err

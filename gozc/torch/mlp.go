@@ -12,9 +12,9 @@ import (
 // weights in its order. It can be used by several goroutines, which it answers one after the other.
 type MLP struct {
 	*module
-	layers   []linear
-	between  func(*Scope, Tensor) Tensor
-	in, last int64
+	layers  []linear
+	between func(*Scope, Tensor) Tensor
+	in      int64
 }
 
 // A linear is a layer's weight, out x in, and its bias, the zero Tensor if there is none.
@@ -59,7 +59,7 @@ func NewMLP(weights []Weight, activation string) (*MLP, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &MLP{between: between, in: found[0].weight.Shape[1], last: found[len(found)-1].weight.Shape[0]}
+	m := &MLP{between: between, in: found[0].weight.Shape[1]}
 	m.module, err = newModule(dtype, func(s *Scope) error {
 		for _, each := range found {
 			made := linear{weight: s.Over(*each.weight)}
@@ -87,8 +87,8 @@ func (m *MLP) Forward(inputs [][]float32) ([][]float32, error) {
 		}
 		flat = append(flat, row...)
 	}
-	if len(flat) == 0 {
-		return nil, ofKind(ErrInput, "there are no rows")
+	if len(inputs) == 0 {
+		return [][]float32{}, nil
 	}
 	var outputs [][]float32
 	err := m.run(func(s *Scope) error {
@@ -99,7 +99,7 @@ func (m *MLP) Forward(inputs [][]float32) ([][]float32, error) {
 			}
 			x = s.Linear(x, layer.weight, layer.bias)
 		}
-		outputs = rows(x.Read(), m.last)
+		outputs = rows(x.Read(), len(inputs))
 		return nil
 	})
 	return outputs, err

@@ -28,11 +28,11 @@ func (m *module) run(work func(*Scope) error) error {
 // bytes are the caller's.
 func (m *module) Close() { m.thread.close(m.scope.end) }
 
-// rows cuts the elements of a matrix into its rows.
-func rows(values []float32, width int64) [][]float32 {
-	found := make([][]float32, 0, int64(len(values))/max(1, width))
-	for ; int64(len(values)) >= width && width > 0; values = values[width:] {
-		found = append(found, values[:width:width])
+// rows cuts the elements of a matrix into its rows, of which there is at least one.
+func rows(values []float32, count int) [][]float32 {
+	found, width := make([][]float32, count), len(values)/count
+	for i := range found {
+		found[i] = values[i*width:][:width:width]
 	}
 	return found
 }

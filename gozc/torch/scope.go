@@ -164,7 +164,7 @@ func (s *Scope) Over(weight Weight) Tensor {
 	})
 }
 
-// Copied gives a tensor of its own with these elements. There has to be one.
+// Copied gives a tensor of its own with these elements, in at least one dimension.
 func Copied[T float32 | int64 | bool](s *Scope, values []T, shape ...int64) Tensor {
 	var dtype int8
 	switch any(values).(type) {
@@ -179,10 +179,10 @@ func Copied[T float32 | int64 | bool](s *Scope, values []T, shape ...int64) Tens
 	for _, n := range shape {
 		count *= n
 	}
-	if len(values) == 0 || count != int64(len(values)) || len(shape) == 0 {
+	if count != int64(len(values)) || len(shape) == 0 {
 		panic(failure{ofKind(ErrInput, "%d values for a tensor of shape %v", len(values), shape)})
 	}
-	return s.call(func() gotorch.Tensor { return gotorch.FromBlob(unsafe.Pointer(&values[0]), dtype, shape) })
+	return s.call(func() gotorch.Tensor { return gotorch.FromBlob(unsafe.Pointer(unsafe.SliceData(values)), dtype, shape) })
 }
 
 // kind is an error of a certain kind, whose text does not name it.

@@ -114,6 +114,27 @@ func TestWeightsAreNotCopied(t *testing.T) {
 	}
 }
 
+func TestNothing(t *testing.T) {
+	encoder := must[*Encoder](t)(NewEncoder(bert(), config))
+	defer encoder.Close()
+	none := must[*MLP](t)(NewMLP([]Weight{weightOf("weight", nil, 0, 2)}, "relu"))
+	defer none.Close()
+	of := must[*MLP](t)(NewMLP([]Weight{weightOf("weight", nil, 2, 0), weightOf("bias", []float32{1, 2}, 2)}, "relu"))
+	defer of.Close()
+	for _, each := range []struct {
+		got, want [][]float32
+	}{
+		{must[[][]float32](t)(encoder.Encode(nil)), [][]float32{}},
+		{must[[][]float32](t)(of.Forward(nil)), [][]float32{}},
+		{must[[][]float32](t)(of.Forward([][]float32{{}, {}})), [][]float32{{1, 2}, {1, 2}}},
+		{must[[][]float32](t)(none.Forward([][]float32{{1, 2}, {3, 4}})), [][]float32{{}, {}}},
+	} {
+		if each.got == nil || !slices.EqualFunc(each.got, each.want, slices.Equal) {
+			t.Errorf("got %v, want %v", each.got, each.want)
+		}
+	}
+}
+
 func TestTransposedWeight(t *testing.T) {
 	weight := weightOf("weight", []float32{1, 2, 3, 4, 5, 6}, 2, 3)
 	weight.Shape, weight.Stride = []int64{3, 2}, []int64{1, 3}
@@ -329,8 +350,6 @@ func TestErrors(t *testing.T) {
 		of   func() error
 	}{
 		{ErrInput, "row 1 has 3 values, and the model takes 2", forward([]float32{1, 2}, []float32{1, 2, 3})},
-		{ErrInput, "there are no rows", forward()},
-		{ErrInput, "there are no sentences", encode()},
 		{ErrInput, "sentence 1 has 0 tokens, expected 1 to 16", encode([]int64{1}, nil)},
 		{ErrInput, "sentence 0 has 17 tokens, expected 1 to 16", encode(make([]int64, 17))},
 		{ErrInput, "sentence 0 has the token 50, expected 0 to 49", encode([]int64{50})},
@@ -366,6 +385,10 @@ func TestErrors(t *testing.T) {
 		{ErrModel, `is of shape [4 16], expected [8 8]`, one(query, func(w *Weight) { w.Shape = []int64{4, 16} })},
 		{ErrDtype, `"` + query + `" is bfloat16, and "encoder.embeddings.word_embeddings.weight" is float32`,
 			one(query, func(w *Weight) { w.Dtype = "bfloat16" })},
+		{ErrModel, `"encoder.encoder.layer.1.`, with(func(c *Config) { c.Layers = 1 })}, // a file of another model
+		{ErrModel, `there is no tensor "encoder.encoder.layer.2.`, with(func(c *Config) { c.Layers = 3 })},
+		{ErrModel, `"encoder.encoder.layer.3.x" is no part of the BERT`, one("head.weight", func(w *Weight) { w.Name = "encoder.encoder.layer.3.x" })},
+		{ErrModel, `"encoder.embeddings.lora.weight" is no part of the BERT`, one("head.weight", func(w *Weight) { w.Name = "encoder.embeddings.lora.weight" })},
 		{ErrTorch, "mat1 and mat2 shapes cannot be multiplied (1x2 and 3x1)", scope(func(s *Scope) {
 			s.Linear(Copied(s, []float32{1, 2}, 1, 2), Copied(s, []float32{1, 2, 3}, 1, 3), Tensor{})
 		})},
@@ -433,12 +456,12 @@ func TestReadConfig(t *testing.T) {
 		files map[string]string
 		want  Config
 	}{
-		{plain, Config{2, 1e-5, "relu", 0, "mean", false}},
-		{map[string]string{"config.json": `{"model_type": "bert"}`}, Config{12, 1e-12, "gelu", 0, "mean", false}},
+		{plain, Config{12, 2, 1e-5, "relu", 0, "mean", false}},
+		{map[string]string{"config.json": `{"model_type": "bert"}`}, Config{12, 12, 1e-12, "gelu", 0, "mean", false}},
 		{plus(map[string]string{"modules.json": modules, "1_Pooling/config.json": `{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}`,
-			"sentence_bert_config.json": `{"max_seq_length": 256}`}), Config{2, 1e-5, "relu", 256, "cls", true}},
+			"sentence_bert_config.json": `{"max_seq_length": 256}`}), Config{12, 2, 1e-5, "relu", 256, "cls", true}},
 		{plus(map[string]string{"modules.json": modules, "1_Pooling/config.json": `{"pooling_mode": "mean", "embedding_dimension": 8}`}),
-			Config{2, 1e-5, "relu", 0, "mean", true}},
+			Config{12, 2, 1e-5, "relu", 0, "mean", true}},
 	} {
 		if got, err := ReadConfig(folder(each.files)); err != nil || got != each.want {
 			t.Errorf("got %v (%v), want %v", got, err, each.want)
@@ -453,6 +476,7 @@ func TestReadConfig(t *testing.T) {
 		{map[string]string{"config.json": `{"model_type": "bert", "position_embedding_type": "relative_key"}`}, `position_embedding_type is "relative_key"`},
 		{map[string]string{"config.json": `{"model_type": "bert", "hidden_act": "gelu_new"}`}, `hidden_act is "gelu_new", expected one of gelu, `},
 		{map[string]string{"config.json": `{"model_type": "bert", "is_decoder": true}`}, "is_decoder is true"},
+		{map[string]string{"config.json": `{"model_type": "bert", "num_hidden_layers": 0}`}, "num_hidden_layers is 0"},
 		{plus(map[string]string{"modules.json": strings.Replace(modules, "a.b.Normalize", "a.b.Dense", 1), "1_Pooling/config.json": `{"pooling_mode": "mean"}`}),
 			`number 2 of the modules is "a.b.Dense"`},
 		{plus(map[string]string{"modules.json": strings.Replace(modules, "1_Pooling", "../elsewhere", 1)}), `("../elsewhere")`},

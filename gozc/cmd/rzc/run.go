@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -55,20 +56,15 @@ func runModel(given given, out io.Writer) error {
 
 // writeRows writes a list of lists as JSON, one on a line. A number read from it is, as a float32, the one that was there.
 func writeRows(out io.Writer, rows [][]float32) error {
+	lines := make([]string, len(rows))
 	for i, row := range rows {
-		between := "[\n"
-		if i > 0 {
-			between = ",\n"
-		}
 		numbers := make([]string, len(row))
 		for i, value := range row {
 			numbers[i] = text.JSONFloat32(value)
 		}
-		if _, err := io.WriteString(out, between+"  ["+strings.Join(numbers, ", ")+"]"); err != nil {
-			return err
-		}
+		lines[i] = "\n  [" + strings.Join(numbers, ", ") + "]"
 	}
-	_, err := io.WriteString(out, "\n]\n")
+	_, err := io.WriteString(out, "["+strings.Join(lines, ",")+"\n]\n")
 	return err
 }
 
@@ -137,6 +133,9 @@ func readInputs[T int64 | float32](path, what string) ([][]T, error) {
 	var inputs [][]T
 	if err := json.Unmarshal(said, &inputs); err != nil {
 		return nil, failed("%s: expected %s (%v)", text.Quote(path), what, err)
+	}
+	if inputs == nil || slices.ContainsFunc(inputs, func(row []T) bool { return row == nil }) {
+		return nil, failed("%s: expected %s, and there is null", text.Quote(path), what)
 	}
 	return inputs, nil
 }
