@@ -171,6 +171,7 @@ def test_faults(programs, tmp_path):
         "row": "[1, 2]",
         "text": "no",
         "null": "null",
+        "nulls": "[null]",
         "tokens": "[[30522]]",
     }.items():
         (tmp_path / name).write_text(text)
@@ -194,7 +195,10 @@ def test_faults(programs, tmp_path):
         (("mlp.rzc", "rows", "--config=."), "--config is for BERT"),
         (("conv.rzc", "rows"), "neither the weight of a linear layer nor the bias of the one before it"),
         (("double.rzc", "rows"), '"weight" is float64: models run in float32, float16 or bfloat16'),
-        (("alone.safetensors", "rows"), "config.json"),
+        (
+            ("alone.safetensors", "rows"),
+            "BERT needs 'config.json' (no such file or directory): --config names the folder in which it is",
+        ),
         ((minilm, "rows", "--activation=relu"), "--activation is for an MLP"),
         ((minilm, "rows", "--config=roberta"), 'model_type is "roberta", and only "bert" is an encoder here'),
         ((minilm, "tokens"), "sentence 0 has the token 30522, expected 0 to 30521"),

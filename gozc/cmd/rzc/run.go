@@ -4,7 +4,9 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -75,11 +77,14 @@ func encode(given given, weights []torch.Weight) ([][]float32, error) {
 	folder, there := given.options["--config"]
 	if !there {
 		if strings.HasPrefix(given.operands[0], storePrefix) {
-			return nil, failed("BERT needs its config.json: say where it is with --config")
+			return nil, failed("BERT needs its config.json: --config names the folder in which it is")
 		}
 		folder = filepath.Dir(given.operands[0])
 	}
 	config, err := torch.ReadConfig(folder)
+	if missing := (*fs.PathError)(nil); errors.As(err, &missing) {
+		return nil, failed("BERT needs %s (%w): --config names the folder in which it is", text.Quote(missing.Path), missing.Err)
+	}
 	if err != nil {
 		return nil, failed("--config: %w", err)
 	}
