@@ -71,15 +71,3 @@ func (e *BaseError) With(why string) string {
 }
 
 func (e *BaseError) Unwrap() []error { return []error{ErrBase, e.Err} }
-
-// kind is an error of a certain kind, whose text does not name it.
-type kind struct {
-	error
-	kind error
-}
-
-func (e kind) Unwrap() error { return e.kind }
-
-func ofKind(sentinel error, format string, values ...any) error {
-	return kind{fmt.Errorf(format, values...), sentinel}
-}

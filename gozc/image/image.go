@@ -12,6 +12,7 @@ import (
 	"github.com/edsrzf/mmap-go"
 
 	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/format"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/kind"
 	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/text"
 )
 
@@ -52,7 +53,7 @@ func (im *Image) open() error {
 		return &FileError{im.path, err}
 	}
 	if len(im.bases) != len(head.Bases) {
-		return ofKind(ErrBase, "%s shares weights with %d other images, and names the files of %d: wrapper.save() "+
+		return kind.Of(ErrBase, "%s shares weights with %d other images, and names the files of %d: wrapper.save() "+
 			"writes files that can be opened", text.Quote(im.path), len(head.Bases), len(im.bases))
 	}
 	for i, base := range im.bases {
@@ -107,10 +108,10 @@ func (im *Image) mapFile(path string) (format.Head, error) {
 		return format.Head{}, err
 	}
 	if !about.Mode().IsRegular() {
-		return format.Head{}, &FileError{path, ofKind(ErrFile, "this is no regular file, which alone can be mapped")}
+		return format.Head{}, &FileError{path, kind.Of(ErrFile, "this is no regular file, which alone can be mapped")}
 	}
 	if about.Size() == 0 {
-		return format.Head{}, &FileError{path, ofKind(ErrFile, "this file is empty")}
+		return format.Head{}, &FileError{path, kind.Of(ErrFile, "this file is empty")}
 	}
 	mapped, err := mmap.MapRegion(file, int(about.Size()), mmap.RDONLY, 0, 0)
 	if err != nil {
@@ -123,7 +124,7 @@ func (im *Image) mapFile(path string) (format.Head, error) {
 		if head.ImageSize > about.Size() {
 			what = "it was cut short"
 		}
-		err = ofKind(ErrDamaged, "it has %s bytes, and the image in it %s: %s",
+		err = kind.Of(ErrDamaged, "it has %s bytes, and the image in it %s: %s",
 			text.Number(about.Size()), text.Number(head.ImageSize), what)
 	}
 	if err != nil {
@@ -139,15 +140,15 @@ func basesOf(about []byte) ([]string, error) {
 	}
 	for _, b := range about {
 		if b == 0 || b > 127 {
-			return nil, ofKind(ErrDamaged, "what the image says of itself is not JSON in ASCII")
+			return nil, kind.Of(ErrDamaged, "what the image says of itself is not JSON in ASCII")
 		}
 	}
 	if !json.Valid(about) {
-		return nil, ofKind(ErrDamaged, "what it says of itself is no JSON")
+		return nil, kind.Of(ErrDamaged, "what it says of itself is no JSON")
 	}
 	var said struct{ Bases []string }
 	if err := json.Unmarshal(about, &said); err != nil || !bytes.HasPrefix(bytes.TrimLeft(about, " \t\r\n"), []byte("{")) {
-		return nil, ofKind(ErrDamaged, "what it says of itself is not what a writer of images writes")
+		return nil, kind.Of(ErrDamaged, "what it says of itself is not what a writer of images writes")
 	}
 	return said.Bases, nil
 }
@@ -173,7 +174,7 @@ func (im *Image) Tensor(name string) (*Tensor, error) {
 	}
 	row, ok := im.reader.Row(name)
 	if !ok {
-		return nil, ofKind(ErrNoTensor, "no tensor is called %s", text.Quote(name))
+		return nil, kind.Of(ErrNoTensor, "no tensor is called %s", text.Quote(name))
 	}
 	return im.tensors[row], nil
 }

@@ -3,6 +3,7 @@ package image
 import (
 	"math"
 
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/kind"
 	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/mem"
 	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/text"
 )
@@ -20,11 +21,11 @@ type Element interface {
 // i*Stride[0] + j*Stride[1].
 func View[T Element](t *Tensor) ([]T, error) {
 	if want := dtypeOf[T](); t.Dtype != want {
-		return nil, ofKind(ErrDtype, "tensor %s is %s, not %s", text.Quote(t.Name), t.Dtype, want)
+		return nil, kind.Of(ErrDtype, "tensor %s is %s, not %s", text.Quote(t.Name), t.Dtype, want)
 	}
 	view, ok := mem.As[T](t.Bytes())
 	if !ok {
-		return nil, ofKind(ErrDamaged, "index: tensor %s begins at byte %d of its segment, where no %s may lie",
+		return nil, kind.Of(ErrDamaged, "index: tensor %s begins at byte %d of its segment, where no %s may lie",
 			text.Quote(t.Name), t.Offset, t.Dtype)
 	}
 	return view, nil

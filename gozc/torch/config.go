@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/kind"
 )
 
 // A Config is what an Encoder has to know that is not in its weights.
@@ -46,15 +48,15 @@ func ReadConfig(folder string) (Config, error) {
 	_, known := activations[said.Activation]
 	switch {
 	case said.ModelType != "bert":
-		return Config{}, ofKind(ErrConfig, "%s: model_type is %q, and only \"bert\" is an encoder here", path, said.ModelType)
+		return Config{}, kind.Of(ErrConfig, "%s: model_type is %q, and only \"bert\" is an encoder here", path, said.ModelType)
 	case said.Positions != "absolute":
-		return Config{}, ofKind(ErrConfig, "%s: position_embedding_type is %q, expected \"absolute\"", path, said.Positions)
+		return Config{}, kind.Of(ErrConfig, "%s: position_embedding_type is %q, expected \"absolute\"", path, said.Positions)
 	case said.IsDecoder:
-		return Config{}, ofKind(ErrConfig, "%s: is_decoder is true, and this is an encoder", path)
+		return Config{}, kind.Of(ErrConfig, "%s: is_decoder is true, and this is an encoder", path)
 	case said.Layers < 1:
-		return Config{}, ofKind(ErrConfig, "%s: num_hidden_layers is %d, expected 1 or more", path, said.Layers)
+		return Config{}, kind.Of(ErrConfig, "%s: num_hidden_layers is %d, expected 1 or more", path, said.Layers)
 	case !known:
-		return Config{}, ofKind(ErrConfig, "%s: hidden_act is %q, expected one of %s", path, said.Activation, strings.Join(Activations(), ", "))
+		return Config{}, kind.Of(ErrConfig, "%s: hidden_act is %q, expected one of %s", path, said.Activation, strings.Join(Activations(), ", "))
 	}
 	config := Config{Layers: said.Layers, Heads: said.Heads, Eps: said.Eps, Activation: said.Activation, Pooling: "mean"}
 	return config, config.readSentences(folder)
@@ -70,16 +72,16 @@ func (c *Config) readSentences(folder string) error {
 		return err
 	}
 	for i, each := range modules {
-		switch kind := each.Type[strings.LastIndexByte(each.Type, '.')+1:]; {
-		case i == 0 && kind == "Transformer" && each.Path == "":
-		case i == 1 && kind == "Pooling" && filepath.IsLocal(each.Path):
+		switch name := each.Type[strings.LastIndexByte(each.Type, '.')+1:]; {
+		case i == 0 && name == "Transformer" && each.Path == "":
+		case i == 1 && name == "Pooling" && filepath.IsLocal(each.Path):
 			if err := c.readPooling(filepath.Join(folder, each.Path, "config.json")); err != nil {
 				return err
 			}
-		case i == 2 && kind == "Normalize":
+		case i == 2 && name == "Normalize":
 			c.Normalize = true
 		default:
-			return ofKind(ErrConfig, "%s: number %d of the modules is %q (%q), expected Transformer, Pooling and, at most, Normalize",
+			return kind.Of(ErrConfig, "%s: number %d of the modules is %q (%q), expected Transformer, Pooling and, at most, Normalize",
 				path, i, each.Type, each.Path)
 		}
 	}
@@ -120,7 +122,7 @@ func (c *Config) readPooling(path string) error {
 		modes = []string{"mean"}
 	}
 	if len(modes) > 1 || !slices.Contains([]string{"mean", "cls"}, modes[0]) {
-		return ofKind(ErrConfig, "%s: pooling is %s, expected mean or cls", path, strings.Join(modes, ", "))
+		return kind.Of(ErrConfig, "%s: pooling is %s, expected mean or cls", path, strings.Join(modes, ", "))
 	}
 	c.Pooling = modes[0]
 	return nil
@@ -132,7 +134,7 @@ func readJSON(path string, into any) error {
 		return err
 	}
 	if err := json.Unmarshal(text, into); err != nil {
-		return ofKind(ErrConfig, "%s: %v", path, err)
+		return kind.Of(ErrConfig, "%s: %v", path, err)
 	}
 	return nil
 }

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/kind"
 )
 
 // An Encoder is BERT, as transformers has it: tokens in, and, for each sentence, a vector out. It can be used by several
@@ -49,7 +51,7 @@ func NewEncoder(weights []Weight, config Config) (*Encoder, error) {
 		}
 	}
 	if len(prefixes) != 1 {
-		return nil, ofKind(ErrModel, "%d tensors are called %s, expected one: that of a BertModel", len(prefixes), words)
+		return nil, kind.Of(ErrModel, "%d tensors are called %s, expected one: that of a BertModel", len(prefixes), words)
 	}
 	e := &Encoder{config: config}
 	found := parts{prefix: prefixes[0], weights: map[string]Weight{}, used: map[string]bool{}}
@@ -59,7 +61,7 @@ func NewEncoder(weights []Weight, config Config) (*Encoder, error) {
 	table := found.weights[found.prefix+words]
 	positions := found.weights[found.prefix+"embeddings.position_embeddings.weight"]
 	if len(table.Shape) != 2 || len(positions.Shape) != 2 {
-		return nil, ofKind(ErrModel, "word and position embeddings are of shapes %v and %v, expected matrices", table.Shape, positions.Shape)
+		return nil, kind.Of(ErrModel, "word and position embeddings are of shapes %v and %v, expected matrices", table.Shape, positions.Shape)
 	}
 	e.words, e.hidden, e.longest = table.Shape[0], table.Shape[1], positions.Shape[0]
 	if config.MaxTokens > 0 {
@@ -67,13 +69,13 @@ func NewEncoder(weights []Weight, config Config) (*Encoder, error) {
 	}
 	var known bool
 	if e.activation, known = activations[config.Activation]; !known {
-		return nil, ofKind(ErrConfig, "%q is no activation; there are %s", config.Activation, strings.Join(Activations(), ", "))
+		return nil, kind.Of(ErrConfig, "%q is no activation; there are %s", config.Activation, strings.Join(Activations(), ", "))
 	}
 	switch {
 	case config.Heads < 1 || e.hidden%config.Heads != 0:
-		return nil, ofKind(ErrConfig, "%d heads, which share %d values", config.Heads, e.hidden)
+		return nil, kind.Of(ErrConfig, "%d heads, which share %d values", config.Heads, e.hidden)
 	case config.Pooling != "mean" && config.Pooling != "cls":
-		return nil, ofKind(ErrConfig, "pooling is %q, expected mean or cls", config.Pooling)
+		return nil, kind.Of(ErrConfig, "pooling is %q, expected mean or cls", config.Pooling)
 	}
 	dtype, err := checkDtypes([]Weight{table})
 	if err != nil {
@@ -127,11 +129,11 @@ func (e *Encoder) Encode(sentences [][]int64) ([][]float32, error) {
 	longest := 0
 	for i, sentence := range sentences {
 		if len(sentence) == 0 || int64(len(sentence)) > e.longest {
-			return nil, ofKind(ErrInput, "sentence %d has %d tokens, expected 1 to %d", i, len(sentence), e.longest)
+			return nil, kind.Of(ErrInput, "sentence %d has %d tokens, expected 1 to %d", i, len(sentence), e.longest)
 		}
 		for _, token := range sentence {
 			if token < 0 || token >= e.words {
-				return nil, ofKind(ErrInput, "sentence %d has the token %d, expected 0 to %d", i, token, e.words-1)
+				return nil, kind.Of(ErrInput, "sentence %d has the token %d, expected 0 to %d", i, token, e.words-1)
 			}
 		}
 		longest = max(longest, len(sentence))

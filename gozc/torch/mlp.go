@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/kind"
 )
 
 // An MLP is linear layers with an activation between them: torch.nn.Sequential(Linear, ReLU, Linear), or whatever has their
@@ -30,7 +32,7 @@ func Activations() []string { return slices.Sorted(maps.Keys(activations)) }
 func NewMLP(weights []Weight, activation string) (*MLP, error) {
 	between, known := activations[activation]
 	if !known {
-		return nil, ofKind(ErrConfig, "%q is no activation; there are %s", activation, strings.Join(Activations(), ", "))
+		return nil, kind.Of(ErrConfig, "%q is no activation; there are %s", activation, strings.Join(Activations(), ", "))
 	}
 	type layer struct{ weight, bias *Weight }
 	var found []layer
@@ -40,7 +42,7 @@ func NewMLP(weights []Weight, activation string) (*MLP, error) {
 		switch n := len(found); {
 		case strings.HasSuffix(each.Name, "weight") && len(each.Shape) == 2:
 			if n > 0 && found[n-1].weight.Shape[0] != each.Shape[1] {
-				return nil, ofKind(ErrModel, "%q takes %d values, and %q before it gives %d",
+				return nil, kind.Of(ErrModel, "%q takes %d values, and %q before it gives %d",
 					each.Name, each.Shape[1], found[n-1].weight.Name, found[n-1].weight.Shape[0])
 			}
 			found = append(found, layer{weight: each})
@@ -48,12 +50,12 @@ func NewMLP(weights []Weight, activation string) (*MLP, error) {
 			each.Shape[0] == found[n-1].weight.Shape[0]:
 			found[n-1].bias = each
 		default:
-			return nil, ofKind(ErrModel, "%q of shape %v is neither the weight of a linear layer nor the bias of the one before it",
+			return nil, kind.Of(ErrModel, "%q of shape %v is neither the weight of a linear layer nor the bias of the one before it",
 				each.Name, each.Shape)
 		}
 	}
 	if len(found) == 0 {
-		return nil, ofKind(ErrModel, "there are no tensors")
+		return nil, kind.Of(ErrModel, "there are no tensors")
 	}
 	dtype, err := checkDtypes(weights)
 	if err != nil {
@@ -83,7 +85,7 @@ func (m *MLP) Forward(inputs [][]float32) ([][]float32, error) {
 	flat := make([]float32, 0, int64(len(inputs))*m.in)
 	for i, row := range inputs {
 		if int64(len(row)) != m.in {
-			return nil, ofKind(ErrInput, "row %d has %d values, and the model takes %d", i, len(row), m.in)
+			return nil, kind.Of(ErrInput, "row %d has %d values, and the model takes %d", i, len(row), m.in)
 		}
 		flat = append(flat, row...)
 	}

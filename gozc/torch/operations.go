@@ -7,6 +7,8 @@ import "C"
 
 import (
 	"github.com/wangkuiyi/gotorch"
+
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/kind"
 )
 
 // Linear is torch.nn.functional.linear. Without a bias, give the zero Tensor for it.
@@ -65,7 +67,7 @@ func (s *Scope) Reshape(input Tensor, shape ...int64) Tensor {
 func (s *Scope) To(input Tensor, dtype string) Tensor {
 	number, known := dtypes[dtype]
 	if !known {
-		panic(failure{ofKind(ErrDtype, "gotorch does not know %s", dtype)})
+		panic(failure{kind.Of(ErrDtype, "gotorch does not know %s", dtype)})
 	}
 	return s.call(func() gotorch.Tensor { return input.inner.CastTo(number) }, input)
 }

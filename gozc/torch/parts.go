@@ -2,7 +2,11 @@
 
 package torch
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/kind"
+)
 
 // parts are the weights of a model by name, of which tensors are made.
 type parts struct {
@@ -22,7 +26,7 @@ func (p *parts) left(weights []Weight) error {
 		case !within || part != "embeddings" && part != "encoder" || p.used[each.Name]:
 		case part == "embeddings" && (rest == "position_ids" || rest == "token_type_ids"): // buffers that only count
 		default:
-			return ofKind(ErrModel, "%q is no part of the BERT that its configuration describes", each.Name)
+			return kind.Of(ErrModel, "%q is no part of the BERT that its configuration describes", each.Name)
 		}
 	}
 	return nil
@@ -49,17 +53,17 @@ func (p *parts) rows(name string) int64 {
 func (p *parts) tensor(name string, shape ...int64) Tensor {
 	weight, there := p.weights[p.prefix+name]
 	if !there {
-		panic(failure{ofKind(ErrModel, "there is no tensor %q", p.prefix+name)})
+		panic(failure{kind.Of(ErrModel, "there is no tensor %q", p.prefix+name)})
 	}
 	fits := len(weight.Shape) == len(shape)
 	for i := range shape {
 		fits = fits && (shape[i] == weight.Shape[i] || shape[i] < 0 && weight.Shape[i] > 0)
 	}
 	if !fits {
-		panic(failure{ofKind(ErrModel, "%q is of shape %v, expected %v (-1: any)", weight.Name, weight.Shape, shape)})
+		panic(failure{kind.Of(ErrModel, "%q is of shape %v, expected %v (-1: any)", weight.Name, weight.Shape, shape)})
 	}
 	if weight.Dtype != p.dtype {
-		panic(failure{ofKind(ErrDtype, "%q is %s, and %q is %s: a model runs in one dtype", weight.Name, weight.Dtype, p.prefix+words, p.dtype)})
+		panic(failure{kind.Of(ErrDtype, "%q is %s, and %q is %s: a model runs in one dtype", weight.Name, weight.Dtype, p.prefix+words, p.dtype)})
 	}
 	p.used[weight.Name] = true
 	return p.scope.Over(weight)

@@ -8,12 +8,13 @@ package torch
 import "C"
 
 import (
-	"fmt"
 	"runtime"
 	"strings"
 	"unsafe"
 
 	"github.com/wangkuiyi/gotorch"
+
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/kind"
 )
 
 // A Tensor belongs to a Scope, and ends with it.
@@ -90,7 +91,7 @@ func native[T any](operation func() T) T {
 				panic(caught)
 			}
 			said, _, _ = strings.Cut(said, "\nException raised from") // libtorch's own stack
-			panic(failure{ofKind(ErrTorch, "libtorch: %s", strings.Join(strings.Fields(said), " "))})
+			panic(failure{kind.Of(ErrTorch, "libtorch: %s", strings.Join(strings.Fields(said), " "))})
 		}
 	}()
 	return operation()
@@ -148,7 +149,7 @@ func (t Tensor) Read() []float32 {
 func (s *Scope) Over(weight Weight) Tensor {
 	dtype, known := dtypes[weight.Dtype]
 	if !known {
-		panic(failure{ofKind(ErrDtype, "tensor %q is %s, which gotorch does not know", weight.Name, weight.Dtype)})
+		panic(failure{kind.Of(ErrDtype, "tensor %q is %s, which gotorch does not know", weight.Name, weight.Dtype)})
 	}
 	if err := weight.check(); err != nil {
 		panic(failure{err})
@@ -180,19 +181,7 @@ func Copied[T float32 | int64 | bool](s *Scope, values []T, shape ...int64) Tens
 		count *= n
 	}
 	if count != int64(len(values)) || len(shape) == 0 {
-		panic(failure{ofKind(ErrInput, "%d values for a tensor of shape %v", len(values), shape)})
+		panic(failure{kind.Of(ErrInput, "%d values for a tensor of shape %v", len(values), shape)})
 	}
 	return s.call(func() gotorch.Tensor { return gotorch.FromBlob(unsafe.Pointer(unsafe.SliceData(values)), dtype, shape) })
-}
-
-// kind is an error of a certain kind, whose text does not name it.
-type kind struct {
-	error
-	kind error
-}
-
-func (e kind) Unwrap() error { return e.kind }
-
-func ofKind(sentinel error, format string, values ...any) error {
-	return kind{fmt.Errorf(format, values...), sentinel}
 }

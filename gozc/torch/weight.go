@@ -10,6 +10,7 @@ import (
 
 	"github.com/ray-zerocopy/ray-zerocopy/gozc/image"
 	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/format"
+	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/kind"
 	"github.com/ray-zerocopy/ray-zerocopy/gozc/internal/mem"
 )
 
@@ -43,10 +44,10 @@ func (w Weight) check() error {
 		}
 	}
 	if !whole || !empty && last >= int64(len(w.Bytes))/size {
-		return ofKind(ErrModel, "%q has %d bytes, and its shape %v with stride %v reaches beyond", w.Name, len(w.Bytes), w.Shape, w.Stride)
+		return kind.Of(ErrModel, "%q has %d bytes, and its shape %v with stride %v reaches beyond", w.Name, len(w.Bytes), w.Shape, w.Stride)
 	}
 	if mem.Address(w.Bytes)%size != 0 {
-		return ofKind(ErrModel, "%q lies at an address that is no multiple of %d, where no %s may lie", w.Name, size, w.Dtype)
+		return kind.Of(ErrModel, "%q lies at an address that is no multiple of %d, where no %s may lie", w.Name, size, w.Dtype)
 	}
 	return nil
 }
@@ -65,11 +66,11 @@ var computed = []string{"float32", "float16", "bfloat16"}
 func checkDtypes(weights []Weight) (string, error) {
 	dtype := weights[0].Dtype
 	if !slices.Contains(computed, dtype) {
-		return "", ofKind(ErrDtype, "%q is %s: models run in float32, float16 or bfloat16", weights[0].Name, dtype)
+		return "", kind.Of(ErrDtype, "%q is %s: models run in float32, float16 or bfloat16", weights[0].Name, dtype)
 	}
 	for _, each := range weights {
 		if each.Dtype != dtype {
-			return "", ofKind(ErrDtype, "%q is %s and %q is %s: a model runs in one dtype", weights[0].Name, dtype, each.Name, each.Dtype)
+			return "", kind.Of(ErrDtype, "%q is %s and %q is %s: a model runs in one dtype", weights[0].Name, dtype, each.Name, each.Dtype)
 		}
 	}
 	return dtype, nil
