@@ -39,7 +39,12 @@ type Scope struct {
 type failure struct{ error }
 
 // Do gives work a Scope, and ends it afterwards. What work is to return has to be read from its tensors before: see Read.
+//
+// A program that computes again and again does so on a few threads of the system's (runtime.LockOSThread): see the caveats.
 func Do(work func(*Scope) error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	C.gozc_init_threads()
 	scope := new(Scope)
 	defer scope.end()
 	return scope.try(work)

@@ -8,17 +8,11 @@ import "C"
 import (
 	"runtime"
 	"sync"
-	"sync/atomic"
-
-	"github.com/wangkuiyi/gotorch"
 )
-
-// threads is what SetThreads was told last; 0 if it never was.
-var threads atomic.Int32
 
 // SetThreads sets on how many threads, at least one, each model of this process computes from its next call on. Without it,
 // they are half of the processors, or what OMP_NUM_THREADS says.
-func SetThreads(n int) { threads.Store(int32(max(1, min(n, 1<<15)))) }
+func SetThreads(n int) { C.gozc_set_threads(C.int32_t(max(1, min(n, 1<<15)))) }
 
 // A thread is one of the system's, on which a model's calls run: libtorch has a set of threads, and a cache of memory, for
 // each that it was ever called from, and Go would call it from any.
@@ -32,13 +26,7 @@ func newThread() *thread {
 	t := &thread{calls: make(chan func())}
 	go func() {
 		runtime.LockOSThread() // for good: the thread ends with this goroutine, and libtorch's threads with it
-		C.gozc_init_threads()
-		set := int32(0)
 		for call := range t.calls {
-			if n := threads.Load(); n != set { // each of the system's threads has to be told for itself
-				gotorch.SetNumThreads(n)
-				set = n
-			}
 			call()
 		}
 	}()

@@ -306,6 +306,37 @@ func TestAModelHasOneThread(t *testing.T) {
 	}
 }
 
+// MKL, asked first by a thread that was told nothing, takes all processors, and rounds otherwise.
+func TestDoComputesAsModelsDo(t *testing.T) {
+	SetThreads(1)
+	random := rand.New(rand.NewPCG(3, 4))
+	values := func(n int) []float32 {
+		made := make([]float32, n)
+		for i := range made {
+			made[i] = random.Float32() - 0.5
+		}
+		return made
+	}
+	weight, input := weightOf("weight", values(256*256), 256, 256), values(7*256)
+	model := must[*MLP](t)(NewMLP([]Weight{weight}, "relu"))
+	defer model.Close()
+	want := slices.Concat(must[[][]float32](t)(model.Forward(slices.Collect(slices.Chunk(input, 256))))...)
+	for range 4 {
+		var got []float32
+		done := make(chan error)
+		go func() {
+			runtime.LockOSThread() // and never unlocked: each on a new thread
+			done <- Do(func(s *Scope) error {
+				got = s.Linear(Copied(s, input, 7, 256), s.Over(weight), Tensor{}).Read()
+				return nil
+			})
+		}()
+		if err := <-done; err != nil || !slices.Equal(got, want) {
+			t.Fatalf("Do differs from a model (%v)", err)
+		}
+	}
+}
+
 func TestErrors(t *testing.T) {
 	mlp := must[*MLP](t)(NewMLP(tiny(), "relu"))
 	defer mlp.Close()

@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 #include <torch/torch.h>
 
+#include <atomic>
 #include <cstring>
 #include <functional>
 #include <optional>
@@ -10,6 +11,8 @@
 const char *exception_str(const char *said);  // gotorch's: a copy for MustNil
 
 namespace {
+
+std::atomic<int32_t> threads{0};
 
 const at::Tensor &of(gozc_tensor tensor) { return *static_cast<at::Tensor *>(tensor); }
 
@@ -35,7 +38,19 @@ const char *made(gozc_tensor *result, const std::function<at::Tensor()> &work) {
 
 }  // namespace
 
-void gozc_init_threads(void) { at::init_num_threads(); }
+void gozc_set_threads(int32_t count) { threads = count; }
+
+void gozc_init_threads(void) {
+  thread_local int32_t told = -1;
+  const int32_t now = threads;
+  if (told == now) return;
+  if (now > 0) {
+    at::set_num_threads(now);
+  } else {
+    at::init_num_threads();
+  }
+  told = now;
+}
 
 const char *gozc_over(const void *data, int8_t dtype, const int64_t *shape, const int64_t *stride, int64_t dimensions,
                       gozc_tensor *result) {

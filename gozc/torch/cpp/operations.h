@@ -11,8 +11,11 @@ extern "C" {
 
 typedef void *gozc_tensor;
 
-// Has the calling thread compute on as many threads as the process was told to. libtorch's own loops do so by themselves,
-// and MKL, where it comes first, does not: it would take all processors, and round otherwise.
+// On how many threads each thread that calls computes, from the next gozc_init_threads on. 0: as libtorch chooses.
+void gozc_set_threads(int32_t count);
+
+// Tells the calling thread that number. libtorch's own loops ask for it by themselves, and MKL, where it comes first, does
+// not: it would take all processors, and round otherwise.
 void gozc_init_threads(void);
 
 // A tensor over memory that stays the caller's: nothing is copied, and nothing is freed with the tensor.
