@@ -25,7 +25,7 @@ import torch
 
 import zoo
 from make_golden import example, fine_tuned, resealed, written
-from ray_zerocopy import errors, image, reading
+from ray_zerocopy import CompiledModel, errors, image, reading
 from ray_zerocopy.graph import skeleton
 
 ALLOWED = (errors.ImageError, errors.ClassNotFoundError)
@@ -43,6 +43,8 @@ def corpus() -> dict[str, tuple[np.ndarray, list[np.ndarray]]]:
         whole = written(root)
         if whole.nbytes < 1 << 20:
             found[name] = whole, []
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU()).eval()
+    found["compiled"] = written(CompiledModel.compile(model, (torch.ones(2, 4),))), []
     return found
 
 
