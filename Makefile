@@ -23,7 +23,7 @@ $(INSTALLED): $(SOURCES)
 	@$(PYTHON) build/toolchain.py > /dev/null # before anything large is fetched
 	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
 	pip install -q 'setuptools>=75.3' 'pybindgen>=0.22.1' build $$(python build/toolchain.py)
-	pip install -q --no-build-isolation -e '.[test,lint,bench]'
+	pip install -q --no-compile --no-build-isolation -e '.[test,lint,bench]' # to compile all of torch takes a minute
 	@touch $@
 
 # The program for model files and the store, in Go alone.
@@ -69,6 +69,7 @@ test: lint gotorch
 # What takes too long for every change: attacks, each with figures at its end. Under an hour.
 soak: export PYTHONPATH := $(CURDIR)/tests
 soak: $(INSTALLED)
+	pytest -m soak
 	python tests/programs/hostile.py 600
 	python tests/programs/leaks.py 10000 1000 2000
 	python tests/programs/pressure.py 150

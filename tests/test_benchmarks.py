@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
+@pytest.mark.soak
 def test_smoke_plan(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "run.py"), "--plan", "smoke", "--output", str(tmp_path)]
     environment = {**os.environ, "BENCH_CALM_SECONDS": "0"}  # no figure counts here

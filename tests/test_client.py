@@ -87,7 +87,7 @@ def test_a_connection_lost_while_sending_leaves_nothing_in_the_cluster(connect):
     run_script("programs/client_lost.py", "server", **connect)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_model_of_more_than_two_gigabytes():
     with head(2600 << 20) as environment:
         run_script("programs/client_large.py", timeout=300, **environment)
