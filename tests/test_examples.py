@@ -44,6 +44,7 @@ def runs(request):
         }
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", EXPECTED)
 def test_example(name, runs):
     output = runs[name].result().stdout
