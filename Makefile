@@ -23,7 +23,7 @@ $(INSTALLED): $(SOURCES)
 	@$(PYTHON) build/toolchain.py > /dev/null # before anything large is fetched
 	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
 	pip install -q 'setuptools>=75.3' 'pybindgen>=0.22.1' build $$(python build/toolchain.py)
-	pip install -q --no-compile --no-build-isolation -e '.[test,lint,bench]' # to compile all of torch takes a minute
+	pip install -q --no-build-isolation -e '.[test,lint,bench]'
 	@touch $@
 
 # The program for model files and the store, in Go alone.
