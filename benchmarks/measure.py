@@ -36,19 +36,19 @@ def repeat(action: Callable[[], float], times: int, limit: float = 5) -> list[fl
     return found
 
 
-def kilobytes(file: str, *names: str) -> int:
-    """Sum of some lines of a file of /proc/self, in bytes."""
-    with open(f"/proc/self/{file}") as lines:
+def kilobytes(file: str, *names: str, process: int | str = "self") -> int:
+    """Sum of some lines of a process's file in /proc, in bytes."""
+    with open(f"/proc/{process}/{file}") as lines:
         return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(names))
 
 
-def private() -> int:
-    """Bytes that this process alone has: anonymous memory (written copies included) and page tables.
+def private(process: int | str = "self") -> int:
+    """Bytes that a process alone has, this one as a rule: anonymous memory (written copies included) and page tables.
 
     Not what the kernel calls private: that has the pages of a shared file which no other process has touched so far.
     """
     gc.collect()
-    return kilobytes("smaps_rollup", "Anonymous:") + kilobytes("status", "VmPTE:")
+    return kilobytes("smaps_rollup", "Anonymous:", process=process) + kilobytes("status", "VmPTE:", process=process)
 
 
 def available() -> int:

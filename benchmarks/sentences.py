@@ -28,7 +28,7 @@ from ray import serve
 from sentence_transformers import SentenceTransformer
 from tqdm import tqdm
 
-from measure import clock
+from measure import clock, private
 from ray_zerocopy import ModelWrapper
 from report import lines, spread
 
@@ -40,17 +40,7 @@ SENTENCES = [
     f"Request number {i} asks how many workers can share one copy of the weights of a model that all have loaded."
     for i in range(64)
 ]
-Ask = Callable[[str], list[float]]
-
-
-def private_of(pid: int) -> float:
-    """MB that a process alone has."""
-
-    def sum_of(file: str, name: str) -> int:
-        text = Path(f"/proc/{pid}/{file}").read_text()
-        return sum(int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith(name))
-
-    return (sum_of("smaps_rollup", "Anonymous:") + sum_of("status", "VmPTE:")) / 1e6
+Ask = Callable[[int, str], list[float]]  # number of the client, and a sentence
 
 
 class Encodes:
@@ -91,21 +81,21 @@ class Client:
 
 
 @contextmanager
-def actor(given: Any) -> Iterator[tuple[int, Callable[[int, str], list[float]]]]:
+def actor(given: Any) -> Iterator[tuple[int, Ask]]:
     made: Any = ray.remote(num_cpus=0)(Encodes).remote(given)
     yield ray.get(made.pid.remote()), lambda _, sentence: ray.get(made.encode.remote(sentence))
     ray.kill(made)
 
 
 @contextmanager
-def deployment(given: Any) -> Iterator[tuple[int, Callable[[int, str], list[float]]]]:
+def deployment(given: Any) -> Iterator[tuple[int, Ask]]:
     handle = serve.run(serve.deployment(Answers).options(ray_actor_options={"num_cpus": 0}).bind(given))
     yield handle.pid.remote().result(), Client(8000, "/", batched=False)
     serve.shutdown()
 
 
 @contextmanager
-def program(where: str, workers: int) -> Iterator[tuple[int, Callable[[int, str], list[float]]]]:
+def program(where: str, workers: int) -> Iterator[tuple[int, Ask]]:
     command = [str(PROGRAM), "--workers", str(workers), where, str(MODEL), "127.0.0.1:0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
@@ -118,7 +108,7 @@ def program(where: str, workers: int) -> Iterator[tuple[int, Callable[[int, str]
             process.kill()
 
 
-def requests_per_second(ask: Callable[[int, str], list[float]], clients: int) -> float:
+def requests_per_second(ask: Ask, clients: int) -> float:
     def one(number: int) -> None:
         for sentence in itertools.islice(itertools.cycle(SENTENCES), REQUESTS // clients):
             ask(number, sentence)
@@ -164,7 +154,7 @@ def main() -> None:
                 for clients, found in rates[way].items():
                     requests_per_second(ask, clients)
                     found.append(requests_per_second(ask, clients))
-                memory[way].append(private_of(pid))
+                memory[way].append(private(pid) / 1e6)
             time.sleep(1)
     print(f"\nsentence-transformers alone, in a loop: {spread(alone, 0)} sentences a second\n")
     head = [

@@ -89,14 +89,14 @@ def tokens_of(sentences) -> list[list[int]]:
     return [each.ids for each in found.encode_batch(list(sentences))]
 
 
-def vectors_of(model, tokens, mode=torch.inference_mode) -> torch.Tensor:
+def vectors_of(model, tokens) -> torch.Tensor:
     """What sentence-transformers makes of tokens, padded as its own tokenizer does."""
     width = max(map(len, tokens))
     features = {
         "input_ids": torch.tensor([each + [0] * (width - len(each)) for each in tokens]),
         "attention_mask": torch.tensor([[1] * len(each) + [0] * (width - len(each)) for each in tokens]),
     }
-    with mode():
+    with torch.inference_mode():
         return model(features)["sentence_embedding"].float()
 
 
@@ -106,7 +106,7 @@ def vectors_of(model, tokens, mode=torch.inference_mode) -> torch.Tensor:
 @pytest.mark.parametrize(
     "dtype, count", [(torch.float32, 1), (torch.float32, 2), (torch.bfloat16, 1), (torch.float16, 2)]
 )
-def test_sentence_vectors_are_pythons(run, minilm, threads, tmp_path, dtype, count):
+def test_sentence_vectors_are_pythons(run, threads, tmp_path, dtype, count):
     """Alone, in batches with and without padding, and as long as the model takes."""
     threads(count)
     model = SentenceTransformer(str(MINILM), device="cpu", model_kwargs={"torch_dtype": dtype}).eval()
@@ -211,7 +211,7 @@ def test_faults(programs, tmp_path):
         assert says in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
-def test_without_libtorch_it_says_how_to_have_it(tmp_path):
+def test_without_libtorch_it_says_how_to_have_it():
     command = ["go", "run", "-buildvcs=false", "./gozc/cmd/rzc", "run", "a", "b"]
     done = subprocess.run(
         command, cwd=HERE.parent, capture_output=True, text=True, env={**os.environ, "CGO_ENABLED": "0"}
